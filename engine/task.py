@@ -1,0 +1,165 @@
+"""What a task is: the data, the model, the forward pass and the evaluation behind one interface.
+
+Tasks are found by the entry point group `ctr.tasks`. The module that holds a task's class loads no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from pydantic import BaseModel
+    from torch import Generator, Tensor, device
+    from torch.nn import Module, Parameter
+
+Needs = Mapping[str, frozenset[int]]
+Split = Literal["val", "calibration", "test"]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """How a number is to be read: its unit, and which direction is better."""
+
+    unit: str = ""
+    better: Literal["higher", "lower"] = "higher"
+
+
+@dataclass(slots=True)
+class Batch:
+    """One micro-batch: `ids` and `count` on the host, tensors on the device.
+
+    `count` is what the loss is a mean over (images, trained tokens); 0 means scored but not trained.
+    """
+
+    ids: Sequence[str] | Sequence[int]
+    count: int
+    tensors: Mapping[str, Tensor]
+
+
+@dataclass(slots=True)
+class Outputs:
+    """What a forward pass gave: `loss` (0-d, mean over the items), `scores` per item, and what `needs` asked for."""
+
+    loss: Tensor
+    logits: Tensor | None = None
+    scores: Mapping[str, Tensor] = field(default_factory=dict)
+    hidden: Mapping[int, Tensor] = field(default_factory=dict)
+    attention: Mapping[int, Tensor] = field(default_factory=dict)
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a model scored on a split, item by item, in float64 on the host.
+
+    `loss_sum[i]` is the loss of item i summed over its `count[i]` units; `metrics[name][i]` is one number per item.
+    """
+
+    split: str
+    ids: Sequence[str] | Sequence[int]
+    loss_sum: NDArray[np.float64]
+    count: NDArray[np.float64]
+    metrics: Mapping[str, NDArray[np.float64]]
+
+    def mean(self, name: str = "loss") -> float:
+        """Return the mean of a metric over items, or the loss per unit for `loss`."""
+        if name == "loss":
+            return float(self.loss_sum.sum() / self.count.sum())
+        return float(self.metrics[name].mean())
+
+    def se(self, name: str = "loss") -> float:
+        """Return the standard error of `mean(name)`: per-item sd / sqrt(items); infinite with one item.
+
+        The loss is a ratio of sums, so its items are the residuals loss_sum - mean * count, scaled by the mean count.
+        """
+        n = len(self.count)
+        if n < 2:
+            return float("inf")
+        if name == "loss":
+            rows = (self.loss_sum - self.mean() * self.count) / self.count.mean()
+        else:
+            rows = self.metrics[name]
+        return float(rows.std(ddof=1) / np.sqrt(n))
+
+    def summary(self) -> dict[str, Any]:
+        """Return means, standard errors and the number of items, as the event log holds them."""
+        names = ["loss", *sorted(self.metrics)]
+        means = {name: self.mean(name) for name in names}
+        return {**means, "items": len(self.count), "se": {name: self.se(name) for name in names}}
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a task is given beside its own settings. `folder` is where derived rows may be written."""
+
+    seed: int
+    device: device
+    micro_batch: int
+    epoch_batches: int | None
+    folder: Path
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A stretch of a run on one task."""
+
+    name: str
+    index: int
+    epochs: int
+
+
+class Task(Protocol):
+    """A source of batches and the model they train. `Config` are its settings, `Model` the models it can build."""
+
+    Config: ClassVar[type[BaseModel]]
+    Model: ClassVar[Any]
+    metrics: Mapping[str, Metric]
+    provides: frozenset[str]
+
+    def __init__(self, config: Any, context: Context) -> None: ...
+
+    @staticmethod
+    def fingerprints(config: Any) -> Mapping[str, str]:
+        """Return a hash per data source without loading torch; raises `DataError` where data are missing."""
+
+    def build(self, model: Any, adapter: Any, generator: Generator) -> Module:
+        """Build the module once a run; a later task shares it or refuses it by name."""
+
+    def groups(self, module: Module) -> Mapping[str, list[Parameter]]:
+        """Name the parameter groups, trained parameters only."""
+
+    def begin(self, phase: Phase) -> None:
+        """Make the data of a phase ready."""
+
+    def batches(self, epoch: int) -> int:
+        """Return the number of micro-batches of an epoch."""
+
+    def batch(self, epoch: int, index: int) -> Batch:
+        """Return one micro-batch; pure in (seed, phase, epoch, index)."""
+
+    def forward(self, module: Module, batch: Batch, needs: Needs) -> Outputs:
+        """Run the module on a batch."""
+
+    def evaluate(self, module: Module, split: str, items: Sequence[int] | None = None) -> Evaluation:
+        """Score a split, or some items of it, in eval mode without gradients."""
+
+    def items(self, split: str) -> Sequence[str] | Sequence[int]:
+        """Return the ids of a split's items, in order; what `evaluation_items` hashes."""
+
+    def order(self, epoch: int) -> NDArray[np.int64]:
+        """Return the item indices of an epoch in the order they are trained; what `data_order` hashes."""
+
+    def probe(self, size: int) -> Sequence[Batch]:
+        """Return fixed batches that depend on the data's own split seed only."""
+
+    def state(self) -> Mapping[str, Any]:
+        """Return what the task must remember across a kill."""
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take back what `state` returned."""

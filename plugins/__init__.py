@@ -1,0 +1,1 @@
+"""The built-in plugins, one folder a family; they enter by the same entry points as a stranger's."""

@@ -1,0 +1,1 @@
+"""Controls: treatments that tell a reaction apart from its side effects."""

@@ -1,0 +1,1 @@
+"""A learning-rate controller driven by the loss derivative."""

@@ -1,0 +1,1 @@
+"""Shipped studies in YAML; `ctr specs` lists them."""

@@ -1,0 +1,1 @@
+"""The live viewer: reads run folders, never the training process."""
