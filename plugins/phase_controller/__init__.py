@@ -1,1 +1,5 @@
 """A learning-rate controller driven by the loss derivative."""
+
+from .plugin import PhaseController
+
+__all__ = ["PhaseController"]
