@@ -32,9 +32,9 @@ class Heartbeat:
     `update` only notes values, the thread writes them every `interval` seconds, `change` writes at once.
     """
 
-    def __init__(self, path: Path, interval: float = 1.0, **fields: Any) -> None:
+    def __init__(self, folder: Path, interval: float = 1.0, **fields: Any) -> None:
         self.error: CtrError | None = None
-        self._path, self._interval = path, interval
+        self._path, self._interval = folder / "status.json", interval
         self._begin = time.monotonic()
         about = {"status": "live", "pid": os.getpid(), "host": socket.gethostname(), "started": time.time()}
         self._fields: dict[str, Any] = {**about, **fields}
