@@ -40,10 +40,10 @@ def cifar10_files(data: Cifar10Data) -> list[Path]:
 
 
 def _download(root: Path) -> None:
-    from torchvision.datasets import CIFAR10  # loads torch, in the one case that needs it
+    from torchvision.datasets import CIFAR10, utils  # loads torch, in the one case that needs it
 
     try:
-        CIFAR10(root, download=True)
+        utils.download_and_extract_archive(CIFAR10.url, root, md5=CIFAR10.tgz_md5)
     except (OSError, RuntimeError) as error:
         text = f"{root}: CIFAR-10 could not be fetched from {CIFAR10.url}: {error}"
         raise DataError(f"{text}; fetch and extract it by hand into {root}, and set data.download: false") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -66,7 +67,11 @@ def _pretrained(name: str, classes: int) -> tuple[Module, str]:
     try:
         with _tensors_only():
             net: Module = models.get_model(name, weights="DEFAULT")
-    except (OSError, RuntimeError, ValueError, EOFError, ImportError) as error:
+    except pickle.UnpicklingError as error:
+        cache = f"{torch.hub.get_dir()}/checkpoints"
+        text = f"the pretrained weights of {name} in {cache} are damaged, or hold more than tensors"
+        raise DataError(f"{text}; delete the file, so that it is fetched again") from error
+    except (OSError, RuntimeError, ValueError, EOFError) as error:
         text = f"the pretrained weights of {name} could not be loaded: {error}"
         raise DataError(f"{text}; check the network, delete a damaged file, or set model.pretrained: false") from error
     if name in _WITH_AUXILIARY_HEADS:

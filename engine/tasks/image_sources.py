@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+import tokenize
 import zipfile
 import zlib
 from pathlib import Path
@@ -19,7 +21,10 @@ from .image_folder import folder_files, read_folder
 AnyData: TypeAlias = DigitsData | Cifar10Data | NpzData | FolderData
 
 NPZ_ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
-NPZ_TROUBLE = (ValueError, OSError, EOFError, RuntimeError, OverflowError, MemoryError, zipfile.BadZipFile, zlib.error)
+NPZ_TROUBLE = (
+    ValueError, OSError, EOFError, RuntimeError, OverflowError, MemoryError, SyntaxError, KeyError,
+    zipfile.BadZipFile, zlib.error, struct.error, tokenize.TokenError,
+)  # fmt: skip  # all that numpy and zipfile were seen to raise over a damaged archive
 
 
 def read(data: AnyData) -> Source:
@@ -52,10 +57,11 @@ def _read_npz(path: Path) -> Source:
     if not path.is_file():
         text = f"{path.absolute()}: no such file; data.path must be an .npz file with {', '.join(NPZ_ARRAYS)}"
         raise DataError(f"{text}, and is seen from the folder where ctr is run")
+    if not zipfile.is_zipfile(path):
+        text = f"{path}: is not an .npz archive, or is cut short"
+        raise DataError(f"{text}; save it by numpy.savez with {', '.join(NPZ_ARRAYS)}")
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise DataError(f"{path}: is one array; it must be an .npz archive with {', '.join(NPZ_ARRAYS)}")
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             missing = [name for name in NPZ_ARRAYS if name not in archive.files]
             if missing:
                 text = f"{path}: lacks {', '.join(missing)}; it holds {', '.join(sorted(archive.files)) or 'nothing'}"
