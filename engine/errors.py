@@ -94,7 +94,9 @@ class CheckpointError(StorageError):
 class PluginError(CtrError):
     """A plugin broke its contract or raised; the message names plugin, hook, phase and step where known."""
 
-    def __init__(self, text: str, *, plugin: str = "", hook: str = "", phase: str | None = None, step: int | None = None):
+    def __init__(
+        self, text: str, *, plugin: str = "", hook: str = "", phase: str | None = None, step: int | None = None
+    ) -> None:
         super().__init__(text)
         self.plugin, self.hook, self.phase, self.step = plugin, hook, phase, step
 

@@ -40,6 +40,7 @@ class Batch:
     ids: Sequence[str] | Sequence[int]
     count: int
     tensors: Mapping[str, Tensor]
+    starts: Sequence[int] = ()  # slots in which a document begins with this micro-batch
 
 
 @dataclass(slots=True)

@@ -1,0 +1,136 @@
+"""From a resolved run to a kernel that can train it: device, exactness, tasks, model, plugins, optimizer."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .adapters import Adapter
+from .errors import DataError, MissingDependency, PluginError, UsageError
+from .host import Host, Registry
+from .kernel import Plan
+from .matrix import Matrix
+from .optim import Rates, build_optimizer
+from .seeding import mix, stream
+from .task import Context, Phase
+
+
+@dataclass
+class Built:
+    """The parts of a run that do not depend on where it stands."""
+
+    plans: list[Plan]
+    tasks: dict[str, Any]
+    module: torch.nn.Module
+    host: Host
+    adapter: Adapter | None
+    matrix: Matrix
+    device: torch.device
+    needs: dict[str, frozenset[int]]
+
+
+def device_of(name: str) -> torch.device:
+    """Return the device that `auto`, `cpu`, `cuda` or `mps` means here; one that is absent is a `UsageError`."""
+    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+    if name == "auto":
+        name = "cuda" if cuda else "mps" if mps else "cpu"
+    if (name == "cuda" and not cuda) or (name == "mps" and not mps):
+        raise UsageError(f"train.device is {name}, but this machine has none; use auto or cpu")
+    return torch.device(name, 0) if name == "cuda" else torch.device(name)
+
+
+def settle_exactness(determinism: str, threads: int) -> None:
+    """Make arithmetic repeatable: threads fixed, deterministic algorithms, TF32 off; `fast` lifts the last two."""
+    torch.set_num_threads(threads)
+    strict = determinism == "strict"
+    if strict:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(strict)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    torch.backends.cudnn.benchmark = not strict
+    torch.backends.cuda.matmul.allow_tf32 = not strict
+    torch.backends.cudnn.allow_tf32 = not strict
+
+
+def build(run: Any, folder: Path, registry: Registry, sources: Mapping[str, Path]) -> Built:
+    """Build every part of a run; `sources` holds the folder of the run that a plugin's `RunRef` points to."""
+    first = run.phases[0].train
+    device = device_of(first.device)
+    contexts = {
+        name: Context(run.seed, device, first.micro_batch, first.epoch_batches, folder / "data") for name in run.tasks
+    }
+    tasks = {name: registry.tasks[entry.kind](entry.config, contexts[name]) for name, entry in run.tasks.items()}
+    module = _module(run, tasks, device)
+    host, needs = _plugins(run, registry, sources, device, tasks)
+    plans = [_plan(index, phase, tasks[phase.task], module) for index, phase in enumerate(run.phases)]
+    matrix = Matrix(tasks=list(tasks), metric="loss", better="lower")
+    return Built(plans, tasks, module, host, _adapter(tasks, module), matrix, device, needs)
+
+
+def _module(run: Any, tasks: Mapping[str, Any], device: torch.device) -> torch.nn.Module:
+    generator = torch.Generator().manual_seed(mix(stream(run.seed, "init")))
+    torch.default_generator.manual_seed(mix(stream(run.seed, "init")))
+    module: torch.nn.Module | None = None
+    for name, task in tasks.items():
+        if module is None:
+            module = task.build(run.model, None, generator)
+        else:
+            share = getattr(task, "share", None)
+            if share is None:
+                raise DataError(f"task {name} cannot share the model that the first task built")
+            share(module)
+    assert module is not None
+    return module.to(device)
+
+
+def _adapter(tasks: Mapping[str, Any], module: torch.nn.Module) -> Adapter | None:
+    make = getattr(next(iter(tasks.values())), "adapter", None)
+    found: Adapter | None = make(module) if make else None
+    return found
+
+
+def _plugins(
+    run: Any, registry: Registry, sources: Mapping[str, Path], device: torch.device, tasks: Mapping[str, Any]
+) -> tuple[Host, dict[str, frozenset[int]]]:
+    plugins: dict[str, Any] = {}
+    generators: dict[str, torch.Generator] = {}
+    needs: dict[str, set[int]] = {}
+    for name in sorted(run.plugins):
+        config, kind = run.plugins[name], registry.plugins[name]
+        generators[name] = torch.Generator(device=device).manual_seed(mix(stream(run.seed, f"plugin:{name}")))
+        more = {"source": sources[name]} if name in sources else {}
+        try:
+            plugins[name] = kind(config, generators[name], **more)
+            asked: Mapping[str, Any] = kind.needs(config) if hasattr(kind, "needs") else {}
+        except ImportError as error:
+            raise MissingDependency(f"plugin {name} needs a package that is not installed: {error}") from error
+        for what, layers in asked.items():
+            _check_needs(name, what, tasks)
+            needs.setdefault(what, set()).update(layers)
+    return Host(plugins, generators, run.seed), {what: frozenset(layers) for what, layers in needs.items()}
+
+
+def _check_needs(plugin: str, what: str, tasks: Mapping[str, Any]) -> None:
+    for name, task in tasks.items():
+        if what not in task.provides:
+            has = ", ".join(sorted(task.provides)) or "nothing"
+            raise PluginError(f"plugin {plugin} needs {what}, but task {name} provides {has}", plugin=plugin)
+
+
+def _plan(index: int, phase: Any, task: Any, module: torch.nn.Module) -> Plan:
+    about = Phase(phase.name, index, phase.train.epochs)
+    return Plan(about, task, phase.train, phase.adapter == "fresh", partial(_open, phase, task, module))
+
+
+def _open(phase: Any, task: Any, module: torch.nn.Module, before: Any) -> tuple[Any, Rates]:
+    groups = task.groups(module)
+    batches = task.batches(0)
+    keep = before is not None and phase.moments == "keep"
+    optimizer = before if keep else build_optimizer(phase.train.optimizer, groups)
+    return optimizer, Rates(phase.train, groups, batches)

@@ -1,0 +1,199 @@
+"""One run, from what its folder holds to its end: build, resume if there is a checkpoint, train, say how it ended."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import subprocess
+import threading
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import numpy as np
+import torch
+
+from . import resume
+from .build import Built, build, settle_exactness
+from .checkpoint import CheckpointStore, digest
+from .errors import CtrError, GuardError, Interrupted, StorageError
+from .events_log import EventLog
+from .host import Registry
+from .keeper import Keeper
+from .kernel import Kernel
+from .order import Order, Outcome
+from .recorder import Recorder
+from .rundir import Heartbeat, RunDir, write_json
+from .series import SeriesWriter
+from .text import printable
+
+PACKAGES = ("ctr-engine", "torch", "torchvision", "transformers", "peft", "pluggy", "pydantic", "numpy", "safetensors")
+
+
+def execute(order: Order, registry: Registry, stop: threading.Event) -> Outcome:
+    """Train a run to its end, from its newest checkpoint if it has one; never raises for what a run can do wrong."""
+    run = RunDir(order.folder)
+    try:
+        run.path.mkdir(parents=True, exist_ok=True)
+        with run.lock(order.take_over) as lock:
+            return _locked(order, run, registry, stop, lock)
+    except CtrError as error:
+        return Outcome(order.run.name, "failed", error.exit_code, str(error))
+    except OSError as error:
+        return Outcome(order.run.name, "failed", StorageError.exit_code, f"{order.folder}: {error.strerror or error}")
+
+
+def _locked(order: Order, run: RunDir, registry: Registry, stop: threading.Event, lock: Any) -> Outcome:
+    heartbeat = Heartbeat(run.status, phases=len(order.run.phases))
+    heartbeat.change("live", doing="preparing")
+    events: EventLog | None = None
+    kernel: Kernel | None = None
+    try:
+        events = EventLog(run.path)
+        if lock.taken_over:
+            events.write("warning", 0, owner="engine", text=f"lock taken over from {printable(lock.taken_over, 200)}")
+        kernel = _prepare(order, run, registry, events, heartbeat, stop)
+        kernel.run()
+        kernel.log.flush(sync=True)
+        status, code, text = "finished", 0, None
+    except Interrupted as error:
+        status, code, text = "stopped", error.exit_code, str(error)
+    except Exception as error:
+        status, code, text = "failed", getattr(error, "exit_code", 1), _told(error)
+        _flush_what_is_whole(kernel, error)
+        _note(events, kernel, error, text)
+    if events is not None:
+        _end(events, kernel, status, code)
+    heartbeat.change(status, code=code, error=text)
+    heartbeat.stop()
+    return Outcome(order.run.name, status, code, text)
+
+
+def _told(error: BaseException) -> str:
+    if isinstance(error, CtrError):
+        return str(error)
+    if isinstance(error, RuntimeError) and "deterministic" in str(error):
+        return (
+            f"{error}\nthis operation has no deterministic form; set train.determinism: fast to run without exactness"
+        )
+    return f"{type(error).__name__}: {error}"
+
+
+def _flush_what_is_whole(kernel: Kernel | None, error: BaseException) -> None:
+    if kernel is not None and not isinstance(error, GuardError | StorageError):
+        try:
+            kernel.log.flush(flagged=kernel.position.step)
+        except StorageError:
+            pass  # the error that ended the run is the one to tell; this flush only saves what it can
+
+
+def _note(events: EventLog | None, kernel: Kernel | None, error: BaseException, text: str) -> None:
+    about = {key: getattr(error, key, None) or None for key in ("plugin", "hook", "phase")}
+    step = kernel.position.step if kernel else 0
+    try:
+        if events is not None:
+            events.write("error", step, kind=type(error).__name__, text=printable(text, 2000), **about)
+    except StorageError:
+        pass  # the disk that refused is already what the run ended of
+
+
+def _end(events: EventLog, kernel: Kernel | None, status: str, code: int) -> None:
+    try:
+        events.write("end", kernel.position.step if kernel else 0, status=status, code=code)
+    except StorageError:
+        pass
+    events.close()
+    if kernel is not None:
+        kernel.log.series.close()
+
+
+def _prepare(
+    order: Order, run: RunDir, registry: Registry, events: EventLog, heartbeat: Heartbeat, stop: threading.Event
+) -> Kernel:
+    spec = order.run
+    settle_exactness(spec.phases[0].train.determinism, order.threads)
+    built = build(spec, run.path, registry, order.sources)
+    store = CheckpointStore(run.path, keep=spec.checkpoint.keep)
+    loaded = store.newest()
+    if loaded is None:
+        _write_provenance(order, run, built)
+    updates = _expected_updates(built)
+    keeper = Keeper(
+        run, store, heartbeat, checkpoint=spec.checkpoint, select=spec.select, updates=updates, stop=stop
+    )  # fmt: skip
+    kernel = Kernel(
+        plans=built.plans, tasks=built.tasks, module=built.module, hooks=built.host, log=None, keeper=keeper,
+        seed=spec.seed, device=built.device, needs=built.needs, adapter=built.adapter, matrix=built.matrix,
+    )  # fmt: skip
+    offsets = np.cumsum([0, *(plan.train.epochs for plan in built.plans)]).tolist()
+    series = SeriesWriter(run.path)
+    series.resume(loaded.record["series"] if loaded else {})
+    metrics = built.plans[-1].task.metrics
+    log = spec.log
+    kernel.log = Recorder(
+        series, events, steps=log.steps, seconds=log.seconds, offsets=offsets, metrics=metrics, flag=kernel.flag
+    )
+    keeper.attach(kernel.log)
+    resume.take_up(kernel, keeper, loaded)
+    if loaded is None:
+        events.write("start", 0, study=spec.study, arm=spec.arm, seed=spec.seed)
+    return kernel
+
+
+def _expected_updates(built: Built) -> int:
+    total = 0
+    for plan in built.plans:
+        plan.task.begin(plan.phase)
+        total += plan.train.epochs * -(-plan.task.batches(0) // plan.train.grad_accum)
+    return total
+
+
+def _write_provenance(order: Order, run: RunDir, built: Built) -> None:
+    order_hash, item_hash = hashlib.sha256(), hashlib.sha256()
+    for plan in built.plans:
+        plan.task.begin(plan.phase)
+        for epoch in range(plan.train.epochs):
+            order_hash.update(np.ascontiguousarray(plan.task.order(epoch)).tobytes())
+    for name, task in built.tasks.items():
+        for split in ("val", "test"):
+            item_hash.update(f"{name}/{split}:{list(task.items(split))}".encode())
+    provenance = {
+        "identity": order.identity,
+        "fingerprints": dict(order.fingerprints),
+        "hashes": {
+            "weights": digest(resume.trained(built.module)),
+            "data_order": order_hash.hexdigest(),
+            "evaluation_items": item_hash.hexdigest(),
+        },
+        "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
+        "git": _git(),
+        "hardware": {
+            "machine": platform.machine(),
+            "system": platform.system(),
+            "device": torch.cuda.get_device_name(0) if built.device.type == "cuda" else platform.processor() or "cpu",
+        },
+        "threads": order.threads,
+        "determinism": order.run.phases[0].train.determinism,
+        "device": built.device.type,
+        "parameters": sum(p.numel() for p in built.module.parameters()),
+    }
+    write_json(run.provenance, provenance)
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _git() -> dict[str, Any] | None:
+    """Return commit and cleanliness of the folder that ctr was started in; None outside a repository."""
+
+    def ask(*words: str) -> str:
+        done = subprocess.run(["git", *words], capture_output=True, text=True, timeout=10, check=True)
+        return done.stdout.strip()
+
+    try:
+        return {"commit": ask("rev-parse", "HEAD"), "dirty": bool(ask("status", "--porcelain", "--untracked-files=no"))}
+    except (OSError, subprocess.SubprocessError):
+        return None

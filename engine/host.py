@@ -1,0 +1,266 @@
+"""Finding plugins, tasks, commands and panels by entry point, and calling plugins so that each answer is attributed.
+
+Installed is not active: a study names what runs. Everything here loads without torch.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from typing import TYPE_CHECKING, Any
+
+import pluggy
+
+from .errors import CtrError, PluginError, SpecError, guess
+from .hooks import PROJECT, EpochAdvice, Hooks, LossTerm, LrAdvice, Reset, hookimpl
+from .text import printable, slug_problem
+
+if TYPE_CHECKING:
+    from torch import Generator
+
+ARGUMENTS = {"extra_loss": "forward", "schedule_lr": "step", "adapter_reset": "boundary", "on_epoch_end": "epoch"}
+ANSWERS: Mapping[str, type] = {"schedule_lr": LrAdvice, "adapter_reset": Reset, "on_epoch_end": EpochAdvice}
+# pluggy matches arguments by name, and each hook calls its one argument differently
+NAMED: Mapping[str, Callable[[Callable[[Any], Any]], Callable[..., Any]]] = {
+    "extra_loss": lambda call: lambda forward: call(forward),
+    "schedule_lr": lambda call: lambda step: call(step),
+    "adapter_reset": lambda call: lambda boundary: call(boundary),
+    "on_epoch_end": lambda call: lambda epoch: call(epoch),
+}
+REFUSED = ("tryfirst", "trylast", "hookwrapper", "wrapper", "optionalhook", "specname")
+
+
+@dataclass(frozen=True)
+class Found:
+    """One entry point of a group: where it comes from, and the class or the reason it could not be loaded."""
+
+    name: str
+    distribution: str
+    version: str
+    target: str
+    value: Any = None
+    error: str | None = None
+
+
+@dataclass
+class Registry:
+    """What is installed, by name; `broken` holds the load error of what could not be imported."""
+
+    plugins: dict[str, Any] = field(default_factory=dict)
+    tasks: dict[str, Any] = field(default_factory=dict)
+    broken: dict[str, str] = field(default_factory=dict)
+
+
+def find(group: str) -> list[Found]:
+    """Load every entry point of a group, sorted by name; one that raises is returned with its error.
+
+    Two distributions that claim a name are both broken, for neither may win in silence.
+    """
+    points = sorted(entry_points(group=group), key=lambda point: (point.name, point.value))
+    names = [point.name for point in points]
+    return [_load(point, names.count(point.name) > 1) for point in points]
+
+
+def _load(point: EntryPoint, claimed_twice: bool) -> Found:
+    where = point.dist.metadata["Name"] if point.dist else "?"
+    version = point.dist.version if point.dist else "?"
+    about = (printable(point.name, 80), printable(where, 80), printable(version, 40), printable(point.value, 200))
+    problem = slug_problem(point.name)
+    if problem:
+        return Found(*about, error=f"its name {problem}")
+    if claimed_twice:
+        return Found(*about, error="two installed distributions claim this name; uninstall one")
+    try:
+        return Found(*about, value=point.load())
+    except (KeyboardInterrupt, MemoryError):
+        raise
+    except BaseException as error:  # a stranger's module may raise anything, SystemExit included
+        return Found(*about, error=f"{type(error).__name__}: {printable(error, 300)}")
+
+
+@cache
+def discover() -> Registry:
+    """Return the installed plugins and tasks; loaded once a process, without torch."""
+    registry = Registry()
+    for group, into in (("ctr.plugins", registry.plugins), ("ctr.tasks", registry.tasks)):
+        for found in find(group):
+            problem = found.error or (plugin_problem(found.value) if group == "ctr.plugins" else None)
+            if problem:
+                registry.broken[found.name] = problem
+            else:
+                into[found.name] = found.value
+    return registry
+
+
+def plugin_problem(plugin: Any) -> str | None:
+    """Say why a class cannot be hosted; None when it can."""
+    if not inspect.isclass(plugin):
+        return f"the entry point must name a class, not {printable(plugin, 80)}"
+    config = getattr(plugin, "Config", None)
+    if not hasattr(config, "model_validate"):
+        return "a plugin needs a nested pydantic class Config"
+    try:
+        implementations(plugin)
+    except PluginError as error:
+        return str(error)
+    return None
+
+
+def implementations(plugin: type) -> dict[str, Sequence[str]]:
+    """Return the hooks a class implements with the arguments each declares; refuses what pluggy would let pass."""
+    manager = pluggy.PluginManager(PROJECT)
+    manager.add_hookspecs(Hooks)
+    here = f"plugin class {plugin.__name__}"
+    found: dict[str, Sequence[str]] = {}
+    for name in sorted(vars_of(plugin)):
+        method = inspect.getattr_static(plugin, name)
+        method = getattr(method, "__func__", method)
+        options = manager.parse_hookimpl_opts(plugin, name) if inspect.isroutine(method) else None
+        if options is None:
+            if name in ARGUMENTS:
+                raise PluginError(f"{here}: {name} bears a hook's name but no @hookimpl marker", hook=name)
+            continue
+        refused = [option for option in REFUSED if options.get(option)]
+        if refused:
+            raise PluginError(f"{here}: {name} sets {', '.join(refused)}; answers combine without order", hook=name)
+        if name not in ARGUMENTS:
+            text = f"{here}: {name} is no hook; the hooks are {', '.join(ARGUMENTS)}.{guess(name, ARGUMENTS)}"
+            raise PluginError(text, hook=name)
+        declared = [p for p in inspect.signature(method).parameters if p != "self"]
+        surplus = [p for p in declared if p != ARGUMENTS[name]]
+        if surplus:
+            text = f"{here}: {name} asks for {', '.join(surplus)}; this hook gives {ARGUMENTS[name]}"
+            raise PluginError(text, hook=name)
+        found[name] = declared
+    return found
+
+
+def vars_of(plugin: type) -> set[str]:
+    """Name every public attribute of a class and its bases, `object` apart."""
+    return {name for base in plugin.__mro__[:-1] for name in vars(base) if not name.startswith("_")}
+
+
+class Host:
+    """The plugins of one run, and a call table: a hook without implementations is None and is not called."""
+
+    extra_loss: Callable[..., list[tuple[str, LossTerm]]] | None = None
+    schedule_lr: Callable[..., list[tuple[str, LrAdvice]]] | None = None
+    adapter_reset: Callable[..., list[tuple[str, Reset]]] | None = None
+    on_epoch_end: Callable[..., list[tuple[str, EpochAdvice]]] | None = None
+
+    def __init__(self, plugins: Mapping[str, Any], generators: Mapping[str, Generator], seed: int) -> None:
+        from .seeding import mix, stream
+
+        self.plugins = dict(sorted(plugins.items()))
+        self._mix = mix
+        self._seeded = [(generators[name].manual_seed, stream(seed, f"plugin:{name}")) for name in self.plugins]
+        manager = pluggy.PluginManager(PROJECT)
+        manager.add_hookspecs(Hooks)
+        used: set[str] = set()
+        for name in reversed(self.plugins):  # pluggy answers last-registered-first: answers arrive sorted by name
+            shim, hooks = _shim(name, self.plugins[name])
+            manager.register(shim, name)
+            used.update(hooks)
+        manager.check_pending()
+        for hook in used - {"extra_loss"}:
+            setattr(self, hook, getattr(manager.hook, hook))
+        if "extra_loss" in used:
+            ask = manager.hook.extra_loss
+            self.extra_loss = lambda forward: [row for rows in ask(forward=forward) for row in rows]
+
+    def reseed(self, phase: int, epoch: int, micro: int) -> None:
+        """Seed each plugin's own generator by position."""
+        for manual_seed, key in self._seeded:
+            manual_seed(self._mix(key, phase, epoch, micro))
+
+    def state(self) -> dict[str, Any]:
+        """Return the memory of every plugin that has one."""
+        return {name: plugin.state() for name, plugin in self.plugins.items() if hasattr(plugin, "state")}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        for name, plugin in self.plugins.items():
+            if name in state:
+                plugin.restore(state[name])
+
+
+def _shim(name: str, plugin: Any) -> tuple[Any, Iterable[str]]:
+    """Wrap a plugin for pluggy, which drops None and names nobody: each answer leaves stamped with `name`."""
+    declared = implementations(type(plugin))
+    members = {hook: hookimpl(_stamped(name, hook, getattr(plugin, hook), bool(declared[hook]))) for hook in declared}
+    return type(f"Shim_{name}", (), {hook: staticmethod(member) for hook, member in members.items()}), declared
+
+
+def _stamped(name: str, hook: str, method: Callable[..., Any], wants: bool) -> Callable[..., Any]:
+    check = _terms if hook == "extra_loss" else _typed(ANSWERS[hook])
+
+    def call(event: Any) -> Any:
+        event.owner = name
+        try:
+            answer = method(event) if wants else method()
+            return None if answer is None else check(name, answer)
+        except CtrError as error:
+            if isinstance(error, PluginError) and error.plugin:
+                raise
+            raise attributed(error, name, hook, event) from error
+        except (Exception, SystemExit) as error:
+            raise attributed(error, name, hook, event) from error
+
+    return NAMED[hook](call)
+
+
+def _typed(wanted: type) -> Callable[[str, Any], Any]:
+    def check(name: str, answer: Any) -> Any:
+        if not isinstance(answer, wanted):
+            raise PluginError(f"answered {type(answer).__name__}, not {wanted.__name__}")
+        accum = getattr(answer, "grad_accum", None)
+        if accum is not None and (isinstance(accum, bool) or not isinstance(accum, int) or accum < 1):
+            raise PluginError(f"answered grad_accum {printable(accum, 40)}; a whole number from 1 on is expected")
+        return name, answer
+
+    return check
+
+
+def _terms(name: str, answer: Any) -> list[tuple[str, LossTerm]]:
+    if isinstance(answer, LossTerm | str) or not isinstance(answer, Iterable):
+        raise PluginError(f"answered {type(answer).__name__}, not a list of LossTerm")
+    terms = list(answer)
+    for term in terms:
+        if not isinstance(term, LossTerm):
+            raise PluginError(f"answered a list with {type(term).__name__}, not LossTerm")
+        problem = slug_problem(term.name)
+        if problem:
+            raise PluginError(f"answered a term whose name {printable(term.name, 80)} {problem}")
+        if getattr(term.value, "ndim", None) != 0:
+            raise PluginError(f"answered term {term.name} with a value that is no 0-d tensor")
+        if isinstance(term.weight, bool) or not isinstance(term.weight, int | float):
+            raise PluginError(f"answered term {term.name} with weight {printable(term.weight, 40)}, not a number")
+    if len({term.name for term in terms}) < len(terms):
+        raise PluginError("answered two terms of one name")
+    return [(name, term) for term in sorted(terms, key=lambda term: term.name)]
+
+
+def attributed(error: BaseException, plugin: str, hook: str, event: Any) -> PluginError | SpecError:
+    """Say who raised, in which hook, phase and step, and on which line of the plugin's own code."""
+    own = isinstance(error, PluginError)
+    frames = [] if own else list(_frames(error))
+    line = f" ({frames[-1]})" if frames else ""
+    what = (
+        printable(error, 500)
+        if own
+        else f"raised {type(error).__name__}{': ' if str(error) else ''}{printable(error, 500)}"
+    )
+    where = f"in phase {event.phase}, " if event.phase else ""
+    text = f"plugin {plugin}, hook {hook}, {where}step {event.step}: {what}{line}"
+    return PluginError(text, plugin=plugin, hook=hook, phase=event.phase, step=event.step)
+
+
+def _frames(error: BaseException) -> Iterator[str]:
+    trace = error.__traceback__
+    while trace is not None:
+        code = trace.tb_frame.f_code
+        if code.co_filename != __file__:
+            yield f"{printable(code.co_filename, 200)}:{trace.tb_lineno} in {code.co_name}"
+        trace = trace.tb_next

@@ -1,0 +1,278 @@
+"""What a run keeps: checkpoints when due, snapshots by name, and the answers to requests from outside.
+
+The kernel calls `rest` between two updates; checkpoints, requests and signals are looked at there and nowhere else.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import resume
+from .checkpoint import CheckpointStore, load_tensors, save_tensors
+from .diagnose import culprit
+from .errors import GuardError, Interrupted, PluginError
+from .hooks import Reset
+from .probe import Evaluator, Probe, weights
+from .rundir import Heartbeat, RunDir, pending, write_json
+from .seeding import mix, stream
+from .text import slug_problem
+
+RESERVED = ("selected", "last")
+
+
+class Keeper:
+    """Checkpoints, snapshots and requests of one run."""
+
+    def __init__(
+        self,
+        run: RunDir,
+        store: CheckpointStore,
+        heartbeat: Heartbeat,
+        *,
+        checkpoint: Any,
+        select: Any,
+        updates: int,
+        stop: threading.Event,
+    ) -> None:
+        self._run, self._store, self.heartbeat, self._stop = run, store, heartbeat, stop
+        self._every, self._select, self._updates = checkpoint, select, updates
+        self.best: float | None = None
+        self._probe: Probe | None = None
+        self._committed = -1
+        self._next_time = self._in_minutes()
+        self._beat = (time.monotonic(), 0)
+        self._val: dict[str, float] | None = None
+
+    def _in_minutes(self) -> float:
+        minutes = self._every.every_minutes
+        return time.monotonic() + minutes * 60 if minutes else float("inf")
+
+    # ------------------------------------------------------------------------------------------- between updates
+    def due(self, step: int) -> bool:
+        """Say, cheaply, whether the kernel should come to rest after this update."""
+        every = self._every.every_steps
+        return bool(self.log_due() or self._stop.is_set() or (every and step % every == 0) or self._late())
+
+    def log_due(self) -> bool:
+        return self._log.due()  # type: ignore[no-any-return]
+
+    def _late(self) -> bool:
+        return self._next_time < float("inf") and time.monotonic() >= self._next_time
+
+    def attach(self, log: Any) -> None:
+        self._log = log
+
+    def rest(self, kernel: Any, moment: str) -> None:
+        """Flush, read the guard, report, obey, checkpoint if due; raises `GuardError` or `Interrupted`."""
+        flagged = kernel.log.flush()
+        if flagged is not None:
+            raise self._late_guard(kernel, flagged)
+        kernel.recent.clear()
+        self._report(kernel, moment)
+        due = self._due(kernel, moment)
+        asked = self._requests(kernel)
+        if due or asked:
+            self.commit(kernel, asked or moment)
+        if self._stop.is_set():
+            if not (due or asked):
+                self.commit(kernel, "stop")
+            raise Interrupted(f"stopped between two updates; checkpoint committed at step {kernel.position.step}")
+
+    def _due(self, kernel: Any, moment: str) -> bool:
+        at, every = kernel.position, self._every
+        if moment == "step":
+            return bool((every.every_steps and at.step % every.every_steps == 0) or self._late())
+        if moment == "epoch":
+            return bool(every.every_epochs and at.epoch % every.every_epochs == 0)
+        return moment == "phase"
+
+    def commit(self, kernel: Any, reason: str) -> None:
+        """Write a checkpoint; series are on disk first, and their lengths are part of it."""
+        kernel.log.flush(sync=True)
+        kernel.log.event("checkpoint", kernel.position.step, reason=reason)
+        kernel.log.events.sync()
+        tree = resume.capture(kernel, self)
+        path = self._store.save(kernel.position.step, tree.tensors, tree.record)
+        self._committed = kernel.position.step
+        self._next_time = self._in_minutes()
+        self.heartbeat.update(checkpoint=path.name)
+
+    def _requests(self, kernel: Any) -> str | None:
+        commit = None
+        for request in pending(self._run.path):
+            kernel.log.event("control", kernel.position.step, request=request.what, who=request.who)
+            if request.what == "checkpoint":
+                commit = "request"
+            elif request.what == "stop":
+                self._stop.set()
+            elif request.what == "pause":
+                self._wait(kernel)
+        return commit
+
+    def _wait(self, kernel: Any) -> None:
+        self.heartbeat.change("paused")
+        while not self._stop.is_set():
+            for request in pending(self._run.path):
+                kernel.log.event("control", kernel.position.step, request=request.what, who=request.who)
+                if request.what == "stop":
+                    self._stop.set()
+                elif request.what == "checkpoint":
+                    self.commit(kernel, "request")
+                elif request.what == "resume":
+                    self.heartbeat.change("live")
+                    return
+            self._stop.wait(0.2)
+
+    def _report(self, kernel: Any, moment: str) -> None:
+        at, (then, before) = kernel.position, self._beat
+        now = time.monotonic()
+        plan = kernel.plans[min(at.phase, len(kernel.plans) - 1)]
+        if at.step > before and now - then > 0.2:
+            speed = (at.step - before) / (now - then)
+            left = max(self._updates - at.step, 0)
+            self._beat = (now, at.step)
+            self.heartbeat.update(steps_per_second=speed, eta_seconds=left / speed)
+        doing = {"evaluate": "evaluating", "run": "closing"}.get(at.stage, "training")
+        val = kernel.evaluations.get("val")
+        if val is not None and moment != "step":
+            self._val = {name: val.mean(name) for name in ("loss", *val.metrics)}
+        self.heartbeat.update(
+            doing=doing, phase=plan.phase.name, phase_index=at.phase, epoch=at.epoch, epochs=plan.train.epochs,
+            batch=at.micro, step=at.step, total=max(self._updates, at.step), val=self._val, **kernel.log.last,
+        )  # fmt: skip
+
+    # ------------------------------------------------------------------------------------------- the guard
+    def flagged(self, kernel: Any, plan: Any, micros: Any, first: int, rates: Any) -> GuardError:
+        """Name the culprit of the step that was just flagged, and note the batch's items; nothing has moved."""
+        step = kernel.position.step
+        text, ids = culprit(kernel, plan, micros, first, rates)
+        kernel.log.flush(flagged=step)
+        self._restore_buffers(kernel)
+        where = {"phase": plan.phase.name, "epoch": kernel.position.epoch, "micro": first, "step": step}
+        folder = self._run.folder("nan")
+        folder.mkdir(exist_ok=True)
+        note = folder / f"{step}.json"
+        write_json(note, {**where, "culprit": text, "items": list(ids), "rates": _shown(rates)})
+        message = f"step {step} (phase {plan.phase.name}, epoch {where['epoch']}): not finite: {text}"
+        return GuardError(
+            f"{message}; nothing was updated; the batch's items are in nan/{note.name}", culprit=text, step=step
+        )
+
+    def _late_guard(self, kernel: Any, step: int) -> GuardError:
+        """Find the flagged step's batch again, on a device whose flag is read at the flush only."""
+        at = kernel.position
+        plan = kernel.plans[at.phase]
+        first, many, rates = kernel.recent[step]
+        micros = [plan.task.batch(at.epoch, first + i) for i in range(many)]
+        at.step = step
+        return self.flagged(kernel, plan, micros, first, rates)
+
+    def _restore_buffers(self, kernel: Any) -> None:
+        loaded = self._store.newest() if self._committed >= 0 else None
+        if loaded is not None:
+            buffers = dict(kernel.module.named_buffers())
+            for name, value in resume.module_tensors(loaded.tensors).items():
+                if name in buffers:
+                    buffers[name].copy_(value)
+
+    # ------------------------------------------------------------------------------------------- moments of rest
+    def instruments(self, kernel: Any, plan: Any, kind: str) -> tuple[Evaluator, Probe]:
+        """Return what `on_epoch_end` may look through."""
+        if self._probe is None:
+            self._probe = Probe(plan.task, kernel.module)
+        step = kernel.position.step
+
+        def note(evaluation: Any) -> None:
+            self._evaluated(kernel, "test", "given", evaluation, by="plugin", step=step)
+
+        return Evaluator(plan.task, kernel.module, kind, note), self._probe
+
+    @contextmanager
+    def untouched(self, kernel: Any) -> Iterator[None]:
+        """Keep gradients and mode as they were, whatever a hook does with the model."""
+        parameters = list(kernel.module.parameters())
+        grads = [p.grad for p in parameters]
+        modes = [(part, part.training) for part in kernel.module.modules()]
+        for p in parameters:
+            p.grad = None
+        try:
+            yield
+        finally:
+            for p, grad in zip(parameters, grads, strict=True):
+                p.grad = grad
+            for part, training in modes:
+                part.training = training
+
+    def reset(self, kernel: Any, kind: str, answer: tuple[str, Reset] | None, slots: Sequence[int]) -> Any:
+        """Reset the adapter as its owner says, or as the boundary's kind does when nobody answers."""
+        if kernel.adapter is None:
+            if answer is not None:
+                text = f"plugin {answer[0]} answered adapter_reset at boundary {kind}, but this run trains no adapter"
+                raise PluginError(text, plugin=answer[0], hook="adapter_reset", step=kernel.position.step)
+            return None
+        if answer is None and (kind not in ("phase", "document")):
+            return None  # at `run` the adapter is as its initialisation drew it: zero, redrawn, without moments
+        owner, reset = answer or ("engine", Reset())
+        at = kernel.position
+        key = mix(stream(kernel.seed, "adapter"), at.phase, at.epoch, at.micro)
+        generator = torch.Generator(device=kernel.device).manual_seed(key)
+        return {"owner": owner, **kernel.adapter.reset(reset, generator, kernel.optimizer)}
+
+    def save(self, kernel: Any, kind: str, plan: Any, saves: Mapping[str, str]) -> None:
+        """Write the snapshots that plugins ask for, and keep `selected` by the study's own metric."""
+        for slug, owner in saves.items():
+            problem = slug_problem(slug) or ("is written by ctr itself" if slug in RESERVED else None)
+            if problem:
+                raise PluginError(
+                    f"plugin {owner} saves a snapshot whose name {problem}", plugin=owner, hook="on_epoch_end"
+                )
+            self._snapshot(kernel, slug, owner)
+        if kind == "phase":
+            self.best = None if kernel.position.phase + 1 < len(kernel.plans) else self.best
+        elif kind == "epoch":
+            split, _, name = self._select.on.partition(".")
+            evaluation = kernel.evaluations.get(split) or plan.task.evaluate(kernel.module, split)
+            value = evaluation.mean(name) * (1 if self._select.better == "higher" else -1)
+            if self.best is None or value > self.best:
+                self.best = value
+                self._snapshot(kernel, "selected", "engine")
+
+    def _snapshot(self, kernel: Any, slug: str, owner: str) -> str:
+        digest = save_tensors(self._run.folder("snapshots") / slug, resume.trained(kernel.module))
+        kernel.log.event("snapshot", kernel.position.step, slug=slug, by=owner, path=f"snapshots/{slug}", digest=digest)
+        return digest
+
+    def finish(self, kernel: Any) -> None:
+        """Read the test split once: on the selected weights, then on the last."""
+        task = kernel.plans[-1].task
+        self.heartbeat.update(doing="testing")
+        self._snapshot(kernel, "last", "engine")
+        selected = load_tensors(self._run.folder("snapshots") / "selected")
+        for label, state in (("selected", selected), ("last", {})):
+            with weights(kernel.module, state):
+                for split in ("val", "test"):
+                    self._evaluated(kernel, split, label, task.evaluate(kernel.module, split))
+
+    def _evaluated(
+        self, kernel: Any, split: str, label: str, evaluation: Any, by: str = "engine", step: int | None = None
+    ) -> None:
+        at = kernel.position.step if step is None else step
+        kernel.log.event("evaluation", at, split=split, weights=label, values=evaluation.summary(), by=by)
+
+    def matrix(self, kernel: Any) -> None:
+        write_json(self._run.path / "matrix.json", kernel.matrix.document())
+
+
+def _shown(rates: Any) -> dict[str, Any]:
+    def number(value: Any) -> Any:
+        return float(value) if isinstance(value, Tensor | int | float) else {k: float(v) for k, v in value.items()}
+
+    advice = {name: {"scale": number(a.scale), "ceiling": number(a.ceiling), "why": a.why} for name, a in rates.advice}
+    return {"lr": {group: float(rate) for group, rate in rates.lr.items()}, "advice": advice}

@@ -1,0 +1,291 @@
+"""The loop: phases, epochs, batches, and the four moments at which plugins speak.
+
+The kernel knows no plugin, no file and no format. What it needs of the world it is given: a log, a keeper (checkpoints,
+snapshots, requests), an adapter, and one plan for each phase.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .combine import resolve_epoch, resolve_lr, resolve_reset, resolve_terms
+from .events import Boundary, Epoch, Forward, Step
+from .optim import direction
+from .seeding import mix, stream
+from .task import Batch, Evaluation, Needs, Phase, Task
+
+
+@dataclass
+class Position:
+    """Where a run stands, between two updates. `stage` is what comes next.
+
+    `start` reset and first evaluation · `phase` begin it · `train` its epochs · `evaluate` the epoch just trained ·
+    `run` the closing moment · `done`.
+    """
+
+    stage: str = "start"
+    phase: int = 0
+    epoch: int = 0
+    micro: int = 0
+    step: int = 0
+
+
+@dataclass
+class Plan:
+    """One phase made ready: its task, its settings, and how its optimizer and base rates come about."""
+
+    phase: Phase
+    task: Task
+    train: Any
+    fresh_adapter: bool
+    open: Callable[[Any], tuple[Any, Any]]  # optimizer of the phase before, or None -> optimizer, base rates
+
+
+@dataclass
+class Kernel:
+    """One run. `position` and the fields under "memory" are all that a checkpoint needs beside weights and moments."""
+
+    plans: Sequence[Plan]
+    tasks: Mapping[str, Task]
+    module: torch.nn.Module
+    hooks: Any
+    log: Any
+    keeper: Any
+    seed: int
+    device: torch.device
+    needs: Needs = field(default_factory=dict)
+    adapter: Any = None
+    # memory
+    position: Position = field(default_factory=Position)
+    asked_accum: int | None = None
+    evaluations: dict[str, Evaluation] = field(default_factory=dict)
+    remembered: dict[str, Tensor] = field(default_factory=dict)
+    deltas: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+    matrix: Any = None
+    # made on the way
+    optimizer: Any = field(default=None, init=False)
+    rates: Any = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        self.flag = torch.zeros((), device=self.device)
+        self._one = torch.ones((), device=self.device)
+        self._key = stream(self.seed, "forward")
+        cuda = self.device.type == "cuda"
+        index = self.device.index or 0
+        self._generator = torch.cuda.default_generators[index] if cuda else torch.default_generator
+        self._read_flag = self.device.type == "cpu"
+        self.recent: dict[int, tuple[int, int, Any]] = {}  # steps whose flag has not been read yet
+
+    # ------------------------------------------------------------------------------------------------ the run
+    def run(self) -> None:
+        """Train from `position` to the end."""
+        at = self.position
+        if at.stage == "start":
+            self._start()
+        while at.phase < len(self.plans) and at.stage != "run":
+            self._run_phase(self.plans[at.phase])
+        if at.stage == "run":
+            self.keeper.finish(self)
+            self._ask("run", self.plans[-1], None)
+            at.stage = "done"
+
+    def open(self, plan: Plan) -> None:
+        """Make a phase's data, optimizer and base rates ready; also on the way back into an interrupted phase."""
+        plan.task.begin(plan.phase)
+        self.optimizer, self.rates = plan.open(self.optimizer)
+        self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        if not self._read_flag:
+            self.optimizer.found_inf, self.optimizer.grad_scale = self.flag, None
+
+    def _start(self) -> None:
+        self._boundary("run", self.plans[0], -1)
+        self.evaluations = {"val": self.plans[0].task.evaluate(self.module, "val")}
+        self._matrix_row("start", self.plans[0])
+        self._ask("start", None, None)
+        self.position.stage = "phase"
+
+    def _run_phase(self, plan: Plan) -> None:
+        at = self.position
+        if self.optimizer is None or at.stage == "phase":
+            self.open(plan)
+        if at.stage == "phase":
+            if plan.fresh_adapter:
+                self._boundary("phase", plan, at.epoch)
+            self.remembered = self.adapter.snapshot() if self.adapter else {}
+            at.stage = "train"
+        while at.epoch < plan.train.epochs:
+            if at.stage == "train":
+                self._train_epoch(plan)
+                at.stage = "evaluate"
+                self.keeper.rest(self, "evaluate")
+            self._end_epoch(plan)
+        self._end_phase(plan)
+
+    def _end_epoch(self, plan: Plan) -> None:
+        at = self.position
+        self.evaluations = {"val": plan.task.evaluate(self.module, "val")}
+        stop = self._ask("epoch", plan, self.log.sums())["stop"]
+        self.log.begin_epoch()
+        at.stage, at.epoch, at.micro = "train", plan.train.epochs if stop else at.epoch + 1, 0
+        self.keeper.rest(self, "epoch")
+
+    def _end_phase(self, plan: Plan) -> None:
+        at = self.position
+        if self.adapter:
+            now = self.adapter.snapshot()
+            self.deltas[plan.phase.name] = {name: now[name] - then for name, then in self.remembered.items()}
+        self._matrix_row(plan.phase.name, plan)
+        self._ask("phase", plan, None)
+        self.asked_accum = None
+        at.phase, at.epoch, at.micro = at.phase + 1, 0, 0
+        at.stage = "phase" if at.phase < len(self.plans) else "run"
+        self.keeper.rest(self, "phase")
+
+    # ------------------------------------------------------------------------------------------------ one epoch
+    def _train_epoch(self, plan: Plan) -> None:
+        at = self.position
+        batches = plan.task.batches(at.epoch)
+        if at.micro == 0 and at.epoch > 0 and "epoch" in plan.train.reset_at:
+            self._boundary("epoch", plan, at.epoch)
+        every = {mark.steps for mark in plan.train.reset_at if mark != "epoch"}
+        accum = self.asked_accum or plan.train.grad_accum
+        while at.micro < batches:
+            if every and at.step and any(at.step % n == 0 for n in every):
+                self._boundary("steps", plan, at.epoch)
+            self._update(plan, batches, accum)
+            if self.keeper.due(at.step):
+                self.keeper.rest(self, "step")
+
+    def _update(self, plan: Plan, batches: int, accum: int) -> None:
+        at, hooks, optimizer = self.position, self.hooks, self.optimizer
+        first = at.micro
+        micros = [plan.task.batch(at.epoch, first)]
+        while len(micros) < accum and first + len(micros) < batches:
+            batch = plan.task.batch(at.epoch, first + len(micros))
+            if batch.starts:  # a batch never crosses a boundary
+                break
+            micros.append(batch)
+        count = sum(batch.count for batch in micros)
+        if micros[0].starts:
+            self._boundary("document", plan, at.epoch, micros[0].starts)
+        # ---------------------------------------------------------------------------------- forward, backward
+        optimizer.zero_grad(set_to_none=True)
+        totals = [self.backward(plan, batch, first + i, count) for i, batch in enumerate(micros)]
+        at.micro = first + len(micros)
+        if not count:  # scored, not trained: no update, no step
+            return
+        # ---------------------------------------------------------------------------------- clip, rate, guard
+        grads = [p.grad for p in self.parameters if p.grad is not None]
+        norm = None
+        if plan.train.clip_norm is not None:
+            norm = torch.nn.utils.clip_grad_norm_(self.parameters, plan.train.clip_norm, foreach=True)
+        base = self.rates.at(at.epoch, first)
+        advice: Any = ()
+        if hooks.schedule_lr is not None:
+            done = at.epoch + first / batches
+            advice = hooks.schedule_lr(
+                step=self.moment(Step, plan, done, base, self._norm_of(grads, norm), *self._asides())
+            )
+        rates = resolve_lr(base, advice)
+        if advice:
+            totals += [rate.float() for rate in rates.lr.values() if isinstance(rate, Tensor)]
+        torch._amp_foreach_non_finite_check_and_unscale_([*grads, *totals], self.flag, self._one)
+        if self._read_flag and self.flag.item():
+            raise self.keeper.flagged(self, plan, micros, first, rates)
+        if not self._read_flag:
+            self.recent[at.step] = (first, len(micros), rates)
+        # ---------------------------------------------------------------------------------- update
+        for group in optimizer.param_groups:
+            group["lr"] = rates.lr[group["name"]]
+        optimizer.step()
+        self.log.step(at.step, at.phase, at.epoch, first, batches, base, rates, norm)
+        at.step += 1
+        # ---------------------------------------------------------------------------------------------------
+
+    def backward(self, plan: Plan, batch: Batch, index: int, count: int) -> Tensor:
+        """Run one micro-batch and add its gradient, weighted by its share of the batch's `count` items."""
+        at = self.position
+        self.reseed(at.phase, at.epoch, index)
+        if not batch.count:
+            with torch.no_grad():
+                loss = plan.task.forward(self.module, batch, self.needs).loss
+            self.log.micro(loss, None, 0)
+            return loss
+        outputs = plan.task.forward(self.module, batch, self.needs)
+        loss = total = outputs.loss
+        if self.hooks.extra_loss is not None:
+            terms = self.hooks.extra_loss(forward=self.moment(Forward, plan, outputs, batch))
+            total = resolve_terms(loss, terms)
+            self.log.terms(at.step, terms, batch.count / count)
+        share = batch.count / count
+        (total if share == 1 else total * share).backward()  # type: ignore[no-untyped-call]
+        self.log.micro(loss.detach(), None if total is loss else total.detach(), batch.count)
+        return total.detach()
+
+    def reseed(self, phase: int, epoch: int, micro: int) -> None:
+        """Seed the device's default generator and each plugin's own by position, so that no state need be saved."""
+        self._generator.manual_seed(mix(self._key, phase, epoch, micro))
+        self.hooks.reseed(phase, epoch, micro)
+
+    # ------------------------------------------------------------------------------------------------ the moments
+    def moment(self, kind: Any, plan: Plan | None, *more: Any) -> Any:
+        """Make the event of a moment: where the run stands, then what the moment itself holds."""
+        at = self.position
+        return kind(plan.phase.name if plan else None, at.phase, at.epoch, at.step, self.log, *more)
+
+    def _asides(self) -> tuple[Callable[[], Any], Any]:
+        return (lambda: direction(self.optimizer)), (self.adapter.factors if self.adapter else ())
+
+    def _norm_of(self, grads: list[Tensor], norm: Tensor | None) -> Callable[[], Tensor]:
+        return lambda: torch.nn.utils.get_total_norm(grads) if norm is None else norm
+
+    def _boundary(self, kind: str, plan: Plan, epoch: int, slots: Sequence[int] = ()) -> None:
+        at = self.position
+        answer = None
+        if self.hooks.adapter_reset is not None:
+            self.hooks.reseed(at.phase, max(epoch, 0), at.micro)
+            event = self.moment(Boundary, plan, kind, at.phase if kind == "phase" else epoch, slots)
+            answer = resolve_reset(self.hooks.adapter_reset(boundary=event))
+        done = self.keeper.reset(self, kind, answer, slots)
+        self.log.event(
+            "boundary", at.step, kind=kind, phase=plan.phase.name, phase_index=at.phase, epoch=epoch, reset=done
+        )
+
+    def _ask(self, kind: str, plan: Plan | None, train: Any) -> dict[str, Any]:
+        at = self.position
+        shown = plan or self.plans[0]
+        spec_accum = shown.train.grad_accum
+        now = self.asked_accum or spec_accum
+        self.log.evaluations(at.step, self.evaluations if kind in ("start", "epoch") else {})
+        answers: Any = ()
+        if self.hooks.on_epoch_end is not None:
+            self.hooks.reseed(at.phase, at.epoch, -1)
+            evaluate, probe = self.keeper.instruments(self, shown, kind)
+            base = self.log.mean_base_lr() if kind == "epoch" else None
+            event = self.moment(
+                Epoch, plan, kind, shown.train.epochs, train, self.evaluations, base, now, spec_accum,
+                self.deltas, self.matrix, evaluate, probe,
+            )  # fmt: skip
+            with self.keeper.untouched(self):
+                answers = self.hooks.on_epoch_end(epoch=event)
+        advice = resolve_epoch(answers)
+        if kind in ("start", "epoch"):
+            self.asked_accum = advice["grad_accum"]
+        advice["why"] = {name: answer.why for name, answer in answers if answer.why}
+        advice["stop"] = advice["stop"] if kind == "epoch" else []
+        self.log.epoch(self, kind, plan, train, now, advice)
+        self.keeper.save(self, kind, plan, advice["save"])
+        return advice
+
+    def _matrix_row(self, label: str, plan: Plan) -> None:
+        if self.matrix is not None:
+            here = self.evaluations.get("val")
+            for name, task in self.tasks.items():
+                known = here if task is plan.task and here is not None else task.evaluate(self.module, "val")
+                self.matrix.put(label, name, known.mean("loss"))
+            self.keeper.matrix(self)

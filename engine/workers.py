@@ -1,0 +1,143 @@
+"""Runs of a study in parallel processes on one machine.
+
+Each worker trains one run after another in a process of its own. A worker that dies fails its run and is replaced.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import threading
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from typing import TYPE_CHECKING, Any
+
+from .order import Order, Outcome
+from .rundir import write_json
+
+if TYPE_CHECKING:
+    from .study import Planned
+
+
+@dataclass
+class Worker:
+    """One process and the run it trains, if any."""
+
+    process: Any
+    pipe: Connection
+    planned: Planned | None = None
+
+
+class Pool:
+    """Keeps up to `size` workers busy; `stop` asks all of them to commit a checkpoint and leave."""
+
+    def __init__(self, size: int, stop: threading.Event) -> None:
+        self._size, self._stop = size, stop
+        self._context = multiprocessing.get_context("spawn")
+        self._workers: list[Worker] = []
+
+    def run(self, waiting: list[tuple[Planned, Order]], done: dict[str, Outcome]) -> None:
+        """Execute every order, runs after the runs they read, and put outcomes into `done`."""
+        left, told = list(waiting), False
+        try:
+            while left or any(worker.planned for worker in self._workers):
+                if self._stop.is_set():
+                    left = self._give_up(left, done)
+                    told = told or self._tell_to_stop()
+                else:
+                    left = self._hand_out(left, done)
+                self._collect(done)
+        finally:
+            self._close()
+
+    def _hand_out(self, left: list[tuple[Planned, Order]], done: dict[str, Outcome]) -> list[tuple[Planned, Order]]:
+        from .study import blocked
+
+        for row in list(left):
+            planned, order = row
+            if not all(name in done for name in planned.after):
+                continue
+            failed = blocked(planned, done)
+            if failed:
+                done[planned.name] = failed
+                left.remove(row)
+                continue
+            worker = self._idle()
+            if worker is None:
+                break
+            worker.planned = planned
+            worker.pipe.send(order)
+            left.remove(row)
+        return left
+
+    def _idle(self) -> Worker | None:
+        free = next((worker for worker in self._workers if worker.planned is None), None)
+        if free is None and len(self._workers) < self._size:
+            ours, theirs = self._context.Pipe()
+            process = self._context.Process(target=serve, args=(theirs,), daemon=False)
+            process.start()
+            theirs.close()
+            free = Worker(process, ours)
+            self._workers.append(free)
+        return free
+
+    def _collect(self, done: dict[str, Outcome]) -> None:
+        busy = {worker.pipe: worker for worker in self._workers if worker.planned}
+        if not busy:
+            return
+        for pipe in wait(list(busy), timeout=0.2):
+            worker = busy[pipe]  # type: ignore[index]
+            assert worker.planned is not None
+            try:
+                outcome = worker.pipe.recv()
+            except (EOFError, OSError):
+                outcome = self._died(worker)
+            done[worker.planned.name] = outcome
+            worker.planned = None
+
+    def _died(self, worker: Worker) -> Outcome:
+        worker.process.join()
+        self._workers.remove(worker)
+        assert worker.planned is not None
+        code = worker.process.exitcode
+        text = f"its process was killed by signal {-code}" if code < 0 else f"its process ended with exit code {code}"
+        write_json(worker.planned.folder / "status.json", {"status": "failed", "error": text, "code": 1})
+        return Outcome(worker.planned.name, "failed", 1, text)
+
+    def _give_up(self, left: list[tuple[Planned, Order]], done: dict[str, Outcome]) -> list[tuple[Planned, Order]]:
+        for planned, _ in left:
+            done[planned.name] = Outcome(planned.name, "stopped", 130)
+        return []
+
+    def _tell_to_stop(self) -> bool:
+        for worker in self._workers:
+            if worker.process.is_alive():
+                worker.process.terminate()
+        return True
+
+    def _close(self) -> None:
+        for worker in self._workers:
+            worker.pipe.close()
+        for worker in self._workers:
+            worker.process.join(timeout=30)
+            if worker.process.is_alive():
+                worker.process.kill()
+                worker.process.join()
+
+
+def serve(pipe: Connection) -> None:
+    """Train what comes through the pipe until it closes; the life of a worker process."""
+    from .execute import execute
+    from .host import discover
+    from .study import stopping
+
+    with stopping() as stop:
+        while True:
+            try:
+                order: Order = pipe.recv()
+            except (EOFError, OSError):
+                return
+            outcome = execute(order, discover(), stop)
+            try:
+                pipe.send(outcome)
+            except OSError:
+                return

@@ -1,0 +1,444 @@
+"""The laws of the kernel, on a thirty-line task: order, neutrality, accumulation, boundaries, resume."""
+
+from __future__ import annotations
+
+import math
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from ctr.engine.combine import resolve_lr, resolve_reset
+from ctr.engine.errors import GuardError, Interrupted, PluginError
+from ctr.engine.events_log import read_events
+from ctr.engine.hooks import EpochAdvice, LossTerm, LrAdvice, Reset, hookimpl
+from ctr.engine.matrix import Matrix
+from ctr.engine.rundir import request
+from ctr.engine.series import read_series
+
+from .tiny import Tiny, bits, finish, make, train_spec
+
+torch.set_num_threads(1)
+
+
+class Scale:
+    def __init__(self, scale: float, why: str = "") -> None:
+        self.advice = LrAdvice(scale=scale, why=why)
+
+    @hookimpl
+    def schedule_lr(self) -> LrAdvice:
+        return self.advice
+
+
+class Ceiling(Scale):
+    def __init__(self, ceiling: float) -> None:
+        self.advice = LrAdvice(ceiling=ceiling, why="bound")
+
+
+class Penalty:
+    """Adds weight times the mean squared logit, with noise from its own generator."""
+
+    def __init__(self, weight: float, noise: bool = False) -> None:
+        self.weight, self.generator = weight, torch.Generator() if noise else None
+
+    @hookimpl
+    def extra_loss(self, forward: Any) -> list[LossTerm]:
+        value = forward.outputs.logits.square().mean()
+        return [LossTerm("squared", value, self.weight)]
+
+
+class Counter:
+    """Remembers how often it was asked, and asks for accumulation from epoch 1 on."""
+
+    def __init__(self) -> None:
+        self.seen = 0
+
+    @hookimpl
+    def on_epoch_end(self, epoch: Any) -> EpochAdvice:
+        self.seen += 1
+        epoch.log.number("seen", self.seen)
+        return EpochAdvice(grad_accum=2 if self.seen > 1 else None)
+
+    @hookimpl
+    def schedule_lr(self) -> LrAdvice:
+        return LrAdvice(scale=1 / self.seen)
+
+    def state(self) -> dict[str, Any]:
+        return {"seen": self.seen}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.seen = state["seen"]
+
+
+# ------------------------------------------------------------------------------------------------ the loop itself
+def test_the_loop_equals_one_written_by_hand(tmp_path: Path) -> None:
+    from ctr.engine.seeding import mix, stream
+
+    kernel = finish(make(tmp_path))
+    task = Tiny(3)
+    module = task.build()
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.1, momentum=0.9, fused=True)
+    for epoch, rate in enumerate([0.1, 0.1, 0.05]):  # one epoch of warm-up, then a cosine over two
+        for index in range(task.batches(epoch)):
+            batch = task.batch(epoch, index)
+            torch.default_generator.manual_seed(mix(stream(3, "forward"), 0, epoch, index))
+            optimizer.zero_grad()
+            task.forward(module, batch, {}).loss.backward()
+            optimizer.param_groups[0]["lr"] = rate
+            optimizer.step()
+    expected = {name: value.numpy().tobytes() for name, value in module.state_dict().items()}
+    assert {name: bits(kernel)[name] for name in expected} == expected
+    assert kernel.position.step == 18
+
+
+def test_accumulation_equals_one_large_batch(tmp_path: Path) -> None:
+    """With no batch statistics or dropout, 4 + 4 + 4 + ... + 2 items give the gradient of one batch of 22."""
+
+    def weights(folder: Path, micro: int, accum: int) -> list[torch.Tensor]:
+        task = Tiny(3, micro=micro, dropout=0.0)
+        plain = torch.nn.Sequential(torch.nn.Linear(5, 8), torch.nn.Tanh(), torch.nn.Linear(8, 3))
+        torch.manual_seed(1)
+        for p in plain.parameters():
+            torch.nn.init.normal_(p)
+        task.build = lambda: plain.double()  # type: ignore[method-assign]
+        task.x = task.x.double()
+        kernel = finish(make(folder, task=task, grad_accum=accum))
+        assert kernel.position.step == 3
+        return [p.detach() for p in kernel.module.parameters()]
+
+    small, large = weights(tmp_path / "a", 4, 6), weights(tmp_path / "b", 22, 1)
+    for left, right in zip(small, large, strict=True):
+        torch.testing.assert_close(left, right, rtol=1e-12, atol=1e-14)
+
+
+def test_terms_are_weighted_by_the_share_of_items_like_the_task_loss(tmp_path: Path) -> None:
+    kernel = finish(make(tmp_path, {"p": Penalty(0.5)}, grad_accum=6, epochs=1, log_steps=1))
+    steps, total = read_series(tmp_path, "train.total")
+    _, loss = read_series(tmp_path, "train.loss")
+    _, raw = read_series(tmp_path, "p.term.squared")
+    assert list(steps) == [0] and kernel.position.step == 1
+    assert total[0] == pytest.approx(loss[0] + 0.5 * raw[0], rel=1e-6)
+
+
+def test_a_batch_without_trainable_items_is_scored_and_moves_nothing(tmp_path: Path) -> None:
+    task = Tiny(3)
+    task.counts = dict.fromkeys(range(6), 0)
+    kernel = make(tmp_path, task=task, epochs=1)
+    before = {name: p.clone() for name, p in kernel.module.named_parameters()}
+    finish(kernel)
+    assert kernel.position.step == 0
+    assert all(torch.equal(p, before[name]) for name, p in kernel.module.named_parameters())
+
+
+@pytest.mark.parametrize("log_steps", [1, 5, 64])
+def test_the_cadence_of_the_log_changes_no_bit(tmp_path: Path, log_steps: int) -> None:
+    one = finish(make(tmp_path / "a", {"c": Counter()}, log_steps=64))
+    other = finish(make(tmp_path / "b", {"c": Counter()}, log_steps=log_steps))
+    assert bits(one) == bits(other)
+    assert stored(tmp_path / "a") == stored(tmp_path / "b")
+    epochs = [[r["train"] for r in read_events(tmp_path / f) if r["event"] == "epoch"] for f in ("a", "b")]
+    assert epochs[0] == epochs[1]
+
+
+def stored(folder: Path) -> dict[str, bytes]:
+    """Return every series that is not made of wall-clock time, and their index."""
+    found = {path.name: path.read_bytes() for path in sorted((folder / "series").iterdir())}
+    return {name: data for name, data in found.items() if not name.startswith("clock.")} | {
+        "index": (folder / "series.json").read_bytes()
+    }
+
+
+# ------------------------------------------------------------------------------------------------ laws of combination
+def test_rates_multiply_and_the_lowest_ceiling_binds(tmp_path: Path) -> None:
+    finish(make(tmp_path, {"half": Scale(0.5), "third": Scale(0.3), "low": Ceiling(0.014), "high": Ceiling(9.0)}))
+    _, lr = read_series(tmp_path, "train.lr")
+    assert lr[0] == 0.014 and lr[-1] == min(0.05 * 0.5 * 0.3, 0.014)
+    rates = resolve_lr({"base": 0.1}, [("a", LrAdvice(ceiling=0.02)), ("b", LrAdvice(ceiling=0.03))])
+    assert rates.lr == {"base": 0.02} and rates.binding("base") == "a"
+    assert resolve_lr({"base": 0.01}, [("a", LrAdvice(ceiling=0.02))]).binding("base") is None
+
+
+def test_rates_by_group_and_as_tensors() -> None:
+    advice = LrAdvice(scale={"head": torch.tensor(0.5)}, ceiling={"head": 0.01})
+    rates = resolve_lr({"base": 0.1, "head": 0.1}, [("a", advice)])
+    assert rates.lr["base"] == 0.1 and torch.equal(rates.lr["head"], torch.tensor(0.01))
+
+
+def test_no_base_rate_and_no_ceiling_is_refused_with_the_two_ways_out(tmp_path: Path) -> None:
+    with pytest.raises(PluginError, match=r"set train.optimizer.base_lr, or name a plugin that answers a ceiling"):
+        make(tmp_path / "a", base_lr=None).run()
+    finish(make(tmp_path / "b", {"c": Ceiling(0.02)}, base_lr=None))
+    assert set(read_series(tmp_path / "b", "train.lr")[1]) == {0.02}
+
+
+def test_the_order_of_registration_changes_no_bit(tmp_path: Path) -> None:
+    plugins = {"b": Scale(0.7), "a": Scale(1.3), "d": Penalty(0.1), "c": Penalty(0.3), "e": Counter()}
+    one = finish(make(tmp_path / "a", plugins))
+    plugins = {"e": Counter(), **{name: plugins[name] for name in "dcab"}}
+    assert bits(one) == bits(finish(make(tmp_path / "b", plugins)))
+    assert stored(tmp_path / "a") == stored(tmp_path / "b")
+
+
+@pytest.mark.parametrize("plugin", [Scale(1.0), Ceiling(math.inf), Penalty(0.0)], ids=["scale", "ceiling", "term"])
+def test_an_inert_setting_changes_no_bit(tmp_path: Path, plugin: Any) -> None:
+    assert bits(finish(make(tmp_path / "a"))) == bits(finish(make(tmp_path / "b", {"p": plugin})))
+
+
+def test_two_owners_of_a_reset_are_refused_by_name() -> None:
+    with pytest.raises(PluginError, match="plugins a and b both answered adapter_reset"):
+        resolve_reset([("a", Reset()), ("b", Reset())])
+
+
+def test_the_largest_accumulation_replaces_the_specs_from_the_next_epoch(tmp_path: Path) -> None:
+    class Ask:
+        def __init__(self, accum: int) -> None:
+            self.accum = accum
+
+        @hookimpl
+        def on_epoch_end(self, epoch: Any) -> EpochAdvice | None:
+            return EpochAdvice(grad_accum=self.accum) if epoch.kind == "epoch" and epoch.epoch == 0 else None
+
+    finish(make(tmp_path, {"a": Ask(2), "b": Ask(3)}))
+    used = [r["grad_accum"] for r in read_events(tmp_path) if r["event"] == "epoch" and r["kind"] == "epoch"]
+    assert used == [1, 3, 1]  # asked anew at every epoch: who does not repeat the answer lets it go
+
+
+def test_snapshots_of_one_name_are_refused_and_stop_phase_ends_it(tmp_path: Path) -> None:
+    class Save:
+        @hookimpl
+        def on_epoch_end(self, epoch: Any) -> EpochAdvice:
+            return EpochAdvice(save="best", stop_phase=epoch.kind == "epoch" and epoch.epoch == 1)
+
+    finish(make(tmp_path / "a", {"a": Save()}, epochs=5))
+    kinds = [r["kind"] for r in read_events(tmp_path / "a") if r["event"] == "epoch"]
+    assert kinds == ["start", "epoch", "epoch", "phase", "run"]
+    assert (tmp_path / "a" / "snapshots" / "best").is_dir()
+    with pytest.raises(PluginError, match="plugins a and b both save a snapshot named best"):
+        make(tmp_path / "b", {"a": Save(), "b": Save()}).run()
+
+
+# ------------------------------------------------------------------------------------------------ boundaries, phases
+def test_boundaries_come_where_the_design_says(tmp_path: Path) -> None:
+    seen: list[tuple[str, int, int]] = []
+
+    class Watch:
+        @hookimpl
+        def adapter_reset(self, boundary: Any) -> None:
+            seen.append((boundary.kind, boundary.step, boundary.phase_index))
+
+    marks = ["epoch", type("Every", (), {"steps": 4})()]
+    task = Tiny(3, lora=True)
+    task.documents = {2: (0,)}
+    finish(make(tmp_path, {"w": Watch()}, task=task, epochs=2, reset_at=marks))
+    assert seen == [
+        ("run", 0, 0), ("phase", 0, 0), ("document", 2, 0), ("steps", 4, 0), ("epoch", 6, 0), ("steps", 8, 0),
+        ("document", 8, 0),
+    ]  # fmt: skip
+
+
+def test_a_batch_never_crosses_a_boundary(tmp_path: Path) -> None:
+    task = Tiny(3, lora=True)
+    task.documents = {3: (0,)}
+    kernel = finish(make(tmp_path, task=task, epochs=1, grad_accum=6))
+    assert kernel.position.step == 2
+    assert list(read_series(tmp_path, "train.items")[1]) == [0, 12]
+
+
+def test_phases_reset_the_adapter_and_remember_what_each_changed(tmp_path: Path) -> None:
+    task = Tiny(3, lora=True)
+    specs = [train_spec(name="A", epochs=2), train_spec(name="B", epochs=1)]
+    kernel = finish(make(tmp_path, task=task, phases=specs))
+    assert list(kernel.deltas) == ["A", "B"]
+    assert kernel.deltas["A"]["hidden.b"].abs().sum() > 0
+    resets = [r["reset"] for r in read_events(tmp_path) if r["event"] == "boundary"]
+    assert resets[0] is None and resets[2]["after"]["b"] == 0.0 < resets[2]["before"]["b"]
+    assert isinstance(kernel.matrix, Matrix) and list(kernel.matrix.rows) == ["start", "A", "B"]
+
+
+def test_a_reset_keeps_a_zeroes_b_and_clears_moments(tmp_path: Path) -> None:
+    class Warm:
+        @hookimpl
+        def adapter_reset(self, boundary: Any) -> Reset | None:
+            return Reset(a="keep", clear=frozenset({"b"})) if boundary.kind == "epoch" else None
+
+    task = Tiny(3, lora=True)
+    kernel = make(tmp_path, {"w": Warm()}, task=task, epochs=2, reset_at=["epoch"])
+    finish(kernel)
+    record = next(r["reset"] for r in read_events(tmp_path) if r["event"] == "boundary" and r["kind"] == "epoch")
+    assert record["owner"] == "w" and record["before"]["a"] == record["after"]["a"] and record["after"]["b"] == 0
+
+
+def test_a_reset_without_an_adapter_is_refused(tmp_path: Path) -> None:
+    class Warm:
+        @hookimpl
+        def adapter_reset(self) -> Reset:
+            return Reset()
+
+    with pytest.raises(PluginError, match="plugin w answered adapter_reset at boundary run, but this run trains no"):
+        make(tmp_path, {"w": Warm()}).run()
+
+
+# ------------------------------------------------------------------------------------------------ resume
+def crash_after(kernel: Any, step: int) -> None:
+    """Make a run raise when it comes to a step, as a kill would end it between two updates."""
+    update = kernel._update
+
+    def update_or_die(*args: Any) -> None:
+        if kernel.position.step == step:
+            raise RuntimeError("killed")
+        update(*args)
+
+    kernel._update = update_or_die
+    with pytest.raises(RuntimeError, match="killed"):
+        kernel.run()
+    kernel.keeper.heartbeat.stop()
+
+
+@pytest.mark.parametrize("every", [{"every_steps": 1}, {"every_steps": 4}, {"every_epochs": 1}])
+@pytest.mark.parametrize("at", [1, 5, 6, 7, 9])
+def test_resumed_equals_uninterrupted(tmp_path: Path, every: dict[str, int], at: int) -> None:
+    def one(folder: Path) -> Any:
+        plugins = {"c": Counter(), "p": Penalty(0.1)}
+        return make(folder, plugins, checkpoint=every, grad_accum=1, clip_norm=0.5)
+
+    straight = finish(one(tmp_path / "a"))
+    crash_after(one(tmp_path / "b"), at)
+    resumed = finish(one(tmp_path / "b"))
+    assert bits(straight) == bits(resumed)
+    assert stored(tmp_path / "a") == stored(tmp_path / "b")
+    told = [[(r["event"], r.get("kind"), r["step"], r.get("train")) for r in read_events(tmp_path / f)] for f in "ab"]
+    left = [row for row in told[0] if row[0] != "checkpoint"]
+    assert left == [row for row in told[1] if row[0] not in ("checkpoint", "resumed")]
+
+
+def test_phases_resume_with_deltas_and_rows(tmp_path: Path) -> None:
+    def one(folder: Path) -> Any:
+        specs = [train_spec(name="A", epochs=2), train_spec(name="B", epochs=2, optimizer="adamw", settings={})]
+        return make(folder, task=Tiny(3, lora=True), phases=specs, checkpoint={"every_steps": 5})
+
+    straight = finish(one(tmp_path / "a"))
+    crash_after(one(tmp_path / "b"), 17)
+    resumed = finish(one(tmp_path / "b"))
+    assert bits(straight) == bits(resumed)
+    assert straight.matrix.document() == resumed.matrix.document()
+    for name, delta in straight.deltas.items():
+        assert all(torch.equal(delta[key], resumed.deltas[name][key]) for key in delta)
+
+
+def test_a_stop_commits_a_checkpoint_and_says_interrupted(tmp_path: Path) -> None:
+    stop = threading.Event()
+
+    class Stop:
+        @hookimpl
+        def schedule_lr(self, step: Any) -> LrAdvice:
+            if step.step == 7:
+                stop.set()
+            return LrAdvice()
+
+    with pytest.raises(Interrupted):
+        make(tmp_path / "b", {"s": Stop()}, stop=stop).run()
+    resumed = make(tmp_path / "b", {"s": Scale(1.0)})
+    assert resumed.position.step == 8 and resumed.position.micro == 2
+    assert bits(finish(resumed)) == bits(finish(make(tmp_path / "a")))
+
+
+def test_requests_are_obeyed_between_two_updates_and_recorded(tmp_path: Path) -> None:
+    kernel = make(tmp_path, log_steps=1)
+    request(tmp_path, "checkpoint", who="anna@laptop")
+    finish(kernel)
+    control = [r for r in read_events(tmp_path) if r["event"] == "control"]
+    assert [(r["request"], r["who"], r["step"]) for r in control] == [("checkpoint", "anna@laptop", 1)]
+    request(tmp_path / "b", "stop", who="anna") if (tmp_path / "b").mkdir() is None else None
+    with pytest.raises(Interrupted):
+        make(tmp_path / "b", log_steps=1).run()
+
+
+# ------------------------------------------------------------------------------------------------ the guard
+class Poison:
+    """Plants a number that is not finite: as a term, as a weight, or in a gradient only."""
+
+    def __init__(self, how: str) -> None:
+        self.how = how
+
+    @hookimpl
+    def extra_loss(self, forward: Any) -> list[LossTerm]:
+        logits = forward.outputs.logits
+        if forward.step < 7:
+            return [LossTerm("bad", logits.mean())]
+        if self.how == "term":
+            return [LossTerm("bad", logits.mean() / 0.0 * 0.0)]
+        if self.how == "weight":
+            return [LossTerm("bad", logits.mean(), math.inf)]
+        return [LossTerm("bad", (logits.mean() * 0.0).abs().sqrt())]  # finite, with an infinite slope
+
+
+@pytest.mark.parametrize(
+    ("how", "culprit"),
+    [
+        ("term", r"term bad of plugin p \(nan\)"),
+        ("weight", r"the weight of term bad of plugin p \(inf\)"),
+        ("gradient", r"the gradient of term bad of plugin p in 0.weight"),
+    ],
+)
+def test_the_guard_names_the_term_and_moves_nothing(tmp_path: Path, how: str, culprit: str) -> None:
+    check_guard(tmp_path, culprit, {"p": Poison(how)})
+
+
+def check_guard(folder: Path, culprit: str, plugins: dict[str, Any], **more: Any) -> None:
+    clean = make(folder / "clean", {**plugins, "p": Poison("never")} if "p" in plugins else plugins, **more)
+    kernel = make(folder / "bad", plugins, checkpoint={"every_steps": 2}, **more)
+    with pytest.raises(GuardError, match=culprit) as caught:
+        kernel.run()
+    assert caught.value.step == 7 and kernel.position.step == 7
+    update = clean._update
+    clean._update = lambda *a: update(*a) if clean.position.step < 7 else stop_here()  # type: ignore[method-assign]
+    with pytest.raises(StopIteration):
+        clean.run()
+    own, clean_bits = bits(kernel), bits(clean)
+    parameters = [name for name, _ in kernel.module.named_parameters()]
+    assert all(own[name] == clean_bits[name] for name in parameters)
+    note = (folder / "bad" / "nan" / "7.json").read_text()
+    assert '"items"' in note and '"culprit"' in note
+    assert max(read_series(folder / "bad", "train.loss")[0]) == 6
+    newest = sorted((folder / "bad" / "checkpoints").iterdir())[-1].name
+    assert newest.endswith("-6")
+
+
+def stop_here() -> None:
+    raise StopIteration
+
+
+def test_the_guard_names_the_data_with_its_items(tmp_path: Path) -> None:
+    kernel = make(tmp_path)
+    task = kernel.plans[0].task
+    task.x[11] = math.nan  # type: ignore[attr-defined]
+    with pytest.raises(GuardError, match="the data: x of item 11"):
+        kernel.run()
+
+
+def test_the_guard_names_the_task_loss(tmp_path: Path) -> None:
+    kernel = make(tmp_path)
+    forward = kernel.plans[0].task.forward
+
+    def poisoned(module: Any, batch: Any, needs: Any) -> Any:
+        outputs = forward(module, batch, needs)
+        if module.training and kernel.position.step >= 7:
+            outputs.loss = outputs.loss * math.inf
+        return outputs
+
+    kernel.plans[0].task.forward = poisoned  # type: ignore[method-assign]
+    with pytest.raises(GuardError, match=r"step 7 .*: the task loss \(inf\)"):
+        kernel.run()
+
+
+@pytest.mark.parametrize("scale", [math.nan, math.inf, -1.0])
+def test_a_rate_that_is_no_rate_is_an_error_at_once(tmp_path: Path, scale: float) -> None:
+    with pytest.raises(GuardError, match=f"plugin s: schedule_lr answered scale {scale} for group base"):
+        make(tmp_path, {"s": Scale(scale)}).run()
+
+
+def test_a_rate_tensor_that_is_not_finite_is_named(tmp_path: Path) -> None:
+    with pytest.raises(GuardError, match=r"the rate scale of plugin s \(nan\)"):
+        make(tmp_path, {"s": Scale(torch.tensor(math.nan))}).run()  # type: ignore[arg-type]
