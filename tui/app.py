@@ -1,0 +1,100 @@
+"""The viewer: one clock that looks at the folder, and the screens that show what it found."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import ClassVar
+
+from textual.app import App, SystemCommand
+from textual.binding import BindingType
+from textual.screen import Screen
+
+from .bindings import bindings
+from ctr.tui.catalog import Catalog, RunEntry
+from .clean import plain
+from ctr.tui.messages import OpenRun, OpenStudy
+from ctr.tui.screens.base import ViewerScreen
+from .themes import THEMES
+
+TICK = 0.25  # seconds between looks
+
+
+class Viewer(App[None]):
+    """Shows run folders; writes nothing but requests in `control/`."""
+
+    CSS_PATH = "ctr.tcss"
+    TITLE = "ctr tui"
+    ENABLE_COMMAND_PALETTE = True
+    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (110, "-wide"), (170, "-huge")]
+    VERTICAL_BREAKPOINTS = [(0, "-short"), (32, "-tall"), (50, "-high")]
+    BINDINGS: ClassVar[list[BindingType]] = list[BindingType](bindings("app"))
+
+    def __init__(self, root: Path, theme: str = "ctr-dark") -> None:
+        super().__init__()
+        for each in THEMES:
+            self.register_theme(each)
+        self.theme = theme if theme in self.available_themes else "ctr-dark"
+        self.catalog = Catalog(root)
+        self._ticks = 0
+
+    def on_mount(self) -> None:
+        from ctr.tui.screens.runs import RunsScreen
+
+        self.catalog.scan(time.time(), time.monotonic(), 0.1)
+        self.push_screen(RunsScreen(self.catalog))
+        only = list(self.catalog.runs())
+        if len(only) == 1 and only[0].path == self.catalog.root:
+            self.open_run(only[0])
+        self.set_interval(TICK, self._look)
+
+    def _look(self) -> None:
+        """Look at the folder and let the visible screen follow; a busy folder costs a bounded slice of each tick."""
+        self._ticks += 1
+        changed = self._ticks % 2 == 0 and self.catalog.scan(time.time(), time.monotonic())
+        if isinstance(self.screen, ViewerScreen):
+            self.screen.look(changed)
+
+    # where to go
+
+    def open_run(self, run: RunEntry) -> None:
+        from ctr.tui.screens.run import RunScreen
+
+        self.push_screen(RunScreen(run, self.catalog))
+
+    def on_open_run(self, message: OpenRun) -> None:
+        found = self.catalog.find(message.path)
+        if found is not None:
+            self.open_run(found)
+
+    def on_open_study(self, message: OpenStudy) -> None:
+        from ctr.tui.screens.study import StudyScreen
+
+        found = self.catalog.study_of(message.path)
+        if found is not None:
+            self.push_screen(StudyScreen(found))
+
+    async def action_back(self) -> None:
+        if len(self.screen_stack) > 2:
+            self.pop_screen()
+
+    async def action_help(self) -> None:
+        from ctr.tui.screens.help import HelpScreen
+
+        if not isinstance(self.screen, HelpScreen):
+            await self.push_screen(HelpScreen())
+
+    def action_next_theme(self) -> None:
+        names = [theme.name for theme in THEMES]
+        place = names.index(self.theme) if self.theme in names else -1
+        self.theme = names[(place + 1) % len(names)]
+
+    def say(self, title: str, text: str, *, bad: bool = False) -> None:
+        """Show a notice; the text may hold names from disk."""
+        self.notify(plain(text, 400), title=plain(title, 80), severity="error" if bad else "information", markup=False)
+
+    def get_system_commands(self, screen: Screen[object]) -> list[SystemCommand]:
+        """Offer every study and run, and the themes, in the command palette."""
+        from .palette import commands
+
+        return commands(self)

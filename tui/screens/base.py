@@ -1,0 +1,28 @@
+"""What all screens of the viewer share."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from textual.screen import Screen
+
+if TYPE_CHECKING:
+    from ctr.tui.app import Viewer
+
+
+class ViewerScreen(Screen[None]):
+    """A screen that is told, a few times a second while it is visible, to look at its files."""
+
+    def look(self, changed: bool) -> None:
+        """Read on and draw what is new. `changed` says that the list of runs did."""
+
+    @property
+    def viewer(self) -> Viewer:
+        from ctr.tui.app import Viewer
+
+        assert isinstance(self.app, Viewer)
+        return self.app
+
+    @property
+    def dark(self) -> bool:
+        return self.app.current_theme.dark

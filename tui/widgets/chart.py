@@ -1,0 +1,408 @@
+"""A chart: textual-plot's canvas, limits, zoom and pan, with our own drawing of series.
+
+The library drops values that are not finite (and so draws a line across the gap), cannot shade, parses labels as
+markup and divides by zero on ranges that are too narrow; it also draws point by point. Drawing here is numpy on a
+pyramid, so a chart of any length costs a millisecond or two.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import numpy as np
+from rich.cells import cell_len
+from textual import events, on
+from textual.binding import BindingType
+from textual.geometry import Region
+from textual.message import Message
+from textual_hires_canvas import Canvas
+from textual_plot import PlotWidget
+
+from ctr.tui import colours, raster, ticks
+from ctr.tui.bindings import bindings
+from ctr.tui.picture import Axis, Band, Line, Picture
+from ctr.tui.pyramid import Columns, Floats
+
+from .canvas import Cells, put
+
+LEFT = 9
+BAD = "×"
+
+
+@dataclass(frozen=True)
+class _Curve:
+    """A line or band, cut to the columns of the view."""
+
+    item: Line | Band
+    columns: Columns
+    smooth: Columns | None = None
+
+
+class Chart(PlotWidget, inherit_bindings=False):
+    """One picture with a cursor. `cursor` is a position on the axis, or None while it follows the newest row."""
+
+    BINDINGS: ClassVar[list[BindingType]] = list[BindingType](bindings("chart"))
+
+    @dataclass
+    class CursorMoved(Message):
+        chart: Chart
+        x: float | None
+
+    def __init__(self, id: str | None = None, classes: str | None = None) -> None:  # noqa: A002
+        super().__init__(id=id, classes=classes)
+        self.picture = Picture()
+        self.cursor: float | None = None
+        self.set_reactive(PlotWidget.margin_left, LEFT)
+        self.set_reactive(PlotWidget.margin_top, 1)
+        self.set_reactive(PlotWidget.margin_bottom, 1)
+        self._pressed: tuple[int, int] | None = None
+
+    # what is shown
+
+    def show(self, picture: Picture) -> None:
+        """Take a picture and draw it at the next paint."""
+        if picture.log != self.picture.log:
+            self._auto_y_min = self._auto_y_max = True
+        self.picture = picture
+        self._rerender()
+
+    def set_cursor(self, x: float | None) -> None:
+        if x != self.cursor:
+            self.cursor = x
+            self._rerender()
+
+    @property
+    def view(self) -> tuple[float, float]:
+        return self._x_min, self._x_max
+
+    @property
+    def zoomed(self) -> bool:
+        return not self._auto_x_min
+
+    def look_at(self, view: tuple[float, float] | None) -> None:
+        """Set the visible stretch of the axis; None shows all and follows the end."""
+        self._auto_x_min = self._auto_x_max = view is None
+        if view is not None:
+            self._x_min, self._x_max = view
+        self._rerender()
+
+    def notify_style_update(self) -> None:
+        super().notify_style_update()
+        self._needs_rerender = True
+
+    # drawing
+
+    def _update_legend(self) -> None:
+        """The legend is our own first row; the library's reads labels as markup."""
+
+    def _render_plot(self) -> None:
+        found = [c for c in self.query(Canvas)]
+        canvases = {c.id: c for c in found}
+        canvas = canvases.get("plot")
+        if canvas is None or canvas.size.width < 8 or canvas.size.height < 3:
+            return
+        width, height = canvas.size.width - 1, canvas.size.height - 1
+        self._scale_rectangle = Region(1, 0, width, height)
+        for each in found:
+            each._refreshes_pending += 1
+        try:
+            for each in found:
+                each.reset(refresh=False)
+            self._draw(canvases, width, height)
+        finally:
+            for each in found:
+                each._refreshes_pending -= 1
+                each.refresh()
+
+    def _draw(self, canvases: dict[str | None, Canvas], width: int, height: int) -> None:
+        self._limit_x()
+        curves = self._curves(width * 2)
+        self._limit_y(curves)
+        cells = Cells(width, height)
+        self._shade(cells)
+        for curve in curves:
+            self._draw_curve(cells, curve)
+        self._draw_levels(cells)
+        self._draw_bad(cells, curves)
+        self._draw_cursor(cells)
+        canvas = canvases["plot"]
+        assert canvas is not None
+        cells.copy_to(canvas, 1, 0)
+        self._draw_axes(canvases, width, height)
+        self._draw_legend(canvases)
+
+    def _limit_x(self) -> None:
+        low, high = self.picture.extent()
+        if self._auto_x_min or not math.isfinite(self._x_min):
+            self._x_min = low
+        if self._auto_x_max or not math.isfinite(self._x_max):
+            self._x_max = high
+        self._x_min, self._x_max = _wider(self._x_min, self._x_max, least=max((high - low) * 1e-6, 1e-6))
+
+    def _curves(self, columns: int) -> list[_Curve]:
+        x = np.linspace(self._x_min, self._x_max, columns + 1)
+        log = self.picture.log
+        return [_cut_line(line, self.picture.axis, x, log) for line in self.picture.lines] + [
+            _cut_band(band, x, log) for band in self.picture.bands
+        ]
+
+    def _limit_y(self, curves: list[_Curve]) -> None:
+        lows = [_least(np.fmin, c.columns.low, c.columns.edge) for c in curves]
+        highs = [_least(np.fmax, c.columns.high, c.columns.edge) for c in curves]
+        low = min((v for v in lows if math.isfinite(v)), default=0.0)
+        high = max((v for v in highs if math.isfinite(v)), default=1.0)
+        pad = (high - low) * 0.04
+        if self._auto_y_min or not math.isfinite(self._y_min):
+            self._y_min = low - pad if math.isfinite(low - pad) else low
+        if self._auto_y_max or not math.isfinite(self._y_max):
+            self._y_max = high + pad if math.isfinite(high + pad) else high
+        size = max(abs(self._y_min), abs(self._y_max))
+        self._y_min, self._y_max = _wider(self._y_min, self._y_max, least=size * 1e-6 or 1e-6)
+
+    @property
+    def _dark(self) -> bool:
+        return bool(self.app.current_theme.dark)
+
+    @property
+    def _paper(self) -> str:
+        return self.background_colors[1].hex6.lower()
+
+    def _mono(self) -> bool:
+        return self.app.no_color
+
+    def _shade(self, cells: Cells) -> None:
+        for shade in self.picture.shades:
+            first, last = self._column(shade.start, cells.width), self._column(shade.end, cells.width) - 1
+            if last < 0 or first >= cells.width or last < first:
+                continue
+            colour = colours.mix(colours.series(shade.colour, self._dark), self._paper, 0.16)
+            cells.shade(first, last, colour)
+            first, room = max(first, 0), min(last, cells.width - 1) - max(first, 0) + 1
+            if room >= 4:
+                style = colours.mix(colours.series(shade.colour, self._dark), self._paper, 0.75)
+                cells.write(first, 0, shade.name[:room] if len(shade.name) > room else shade.name, style)
+
+    def _column(self, x: float, width: int) -> int:
+        share = (x - self._x_min) / (self._x_max - self._x_min)
+        return int(np.clip(math.floor(share * width), -1, width)) if math.isfinite(share) else -1
+
+    def _draw_curve(self, cells: Cells, curve: _Curve) -> None:
+        colour = colours.series(curve.item.colour, self._dark)
+        rows = cells.height * 4
+        pattern = curve.item.colour if self._mono() else 0
+        if isinstance(curve.item, Band):
+            area = raster.fill(curve.columns.low, curve.columns.high, self._y_min, self._y_max, rows)
+            at = np.add.outer(np.arange(rows) * 2, np.arange(area.shape[1]))
+            cells.dots(area & (at % 4 == 0), colours.mix(colour, self._paper, 0.6))
+            curve = replace(curve, smooth=curve.smooth)
+        dots = raster.line(curve.columns, self._y_min, self._y_max, rows)
+        if isinstance(curve.item, Line):
+            faint = curve.smooth is not None
+            cells.dots(raster.dashed(dots, pattern), colours.mix(colour, self._paper, 0.4) if faint else colour)
+        if curve.smooth is not None:
+            cells.dots(
+                raster.dashed(raster.line(curve.smooth, self._y_min, self._y_max, rows), pattern), f"bold {colour}"
+            )
+
+    def _draw_levels(self, cells: Cells) -> None:
+        for level in self.picture.levels:
+            y = math.log10(level.y) if self.picture.log and level.y > 0 else level.y
+            row = raster.rows_of(np.array([y]), self._y_min, self._y_max, cells.height)[0]
+            if not (math.isfinite(row) and -0.5 <= row < cells.height - 0.5):
+                continue
+            style = colours.mix(self._foreground, self._paper, 0.5)
+            line = max(0, round(float(row)))
+            for x in range(0, cells.width, 2):
+                if cells.empty(x, line, 1):
+                    cells.write(x, line, "╌", style)
+            cells.write(max(cells.width - cell_len(level.name) - 1, 0), line, level.name, style)
+
+    @property
+    def _foreground(self) -> str:
+        return "#e8edf5" if self._dark else "#1c2430"
+
+    def _draw_bad(self, cells: Cells, curves: list[_Curve]) -> None:
+        """Mark every column that holds a value which is not finite: the gap alone could be taken for missing data."""
+        style = "bold " + colours.status("failed", self._dark)[1]
+        for curve in curves:
+            bad = curve.columns.bad
+            for x in np.unique(np.flatnonzero(bad) // 2).tolist():
+                cells.write(int(x), cells.height - 1, BAD, style)
+
+    def _draw_cursor(self, cells: Cells) -> None:
+        if self.cursor is None:
+            return
+        x = self._column(self.cursor, cells.width)
+        if 0 <= x < cells.width:
+            cells.shade(x, x, colours.mix(self._foreground, self._paper, 0.22))
+            for y in range(cells.height):
+                if cells.empty(x, y, 1):
+                    cells.write(x, y, "┊", self._foreground)
+
+    def _draw_axes(self, canvases: dict[str | None, Canvas], width: int, height: int) -> None:
+        canvas, left, bottom = canvases["plot"], canvases["margin-left"], canvases["margin-bottom"]
+        frame = colours.mix(self._foreground, self._paper, 0.9 if self.has_focus else 0.35)
+        words = colours.mix(self._foreground, self._paper, 0.7)
+        for y in range(height):
+            put(canvas, 0, y, "│", frame)
+        put(canvas, 0, height, "└" + "─" * width, frame)
+        numbers = ticks.decades if self.picture.log else ticks.nice
+        at = numbers(self._y_min, self._y_max, max(2, height // 3))
+        for tick, text in zip(at, ticks.labels(at, self.picture.log), strict=True):
+            row = round(float(raster.rows_of(np.array([tick]), self._y_min, self._y_max, height)[0]))
+            if 0 <= row < height:
+                put(canvas, 0, row, "┤", frame)
+                put(left, max(LEFT - 1 - len(text), 0), row, text, words)
+        at = ticks.nice(self._x_min, self._x_max, max(2, width // 14))
+        free = 0
+        name = self.picture.axis.name
+        for tick, text in zip(at, ticks.labels(at), strict=True):
+            x = self._column(tick, width)
+            start = LEFT + 1 + x - len(text) // 2
+            if 0 <= x < width and start >= free and start + len(text) < LEFT + width - len(name):
+                put(canvas, x + 1, height, "┬", frame)
+                put(bottom, start, 0, text, words)
+                free = start + len(text) + 1
+        put(bottom, LEFT + 1 + width - len(name), 0, name, frame)
+        for mark in self.picture.marks:
+            x = self._column(mark.x, width)
+            if 0 <= x < width:
+                put(canvas, x + 1, height, mark.sign, "bold " + colours.series(5, self._dark))
+
+    def _draw_legend(self, canvases: dict[str | None, Canvas]) -> None:
+        top = canvases.get("margin-top")
+        if top is None or top.size.width < 8:
+            return
+        x, width = 1, top.size.width
+        if self.picture.title:
+            put(top, x, 0, self.picture.title, f"bold {self._foreground}")
+            x += cell_len(self.picture.title) + 2
+        items: list[Line | Band] = [*self.picture.lines, *self.picture.bands]
+        for k, item in enumerate(items):
+            text = f"{item.label} {self._value_text(item)}"
+            if x + cell_len(text) + 3 > width - 8 and k:
+                put(top, x, 0, f"+{len(items) - k} more", self._foreground)
+                return
+            colour = colours.series(item.colour, self._dark)
+            put(top, x, 0, _sample(item.colour, self._mono()), f"bold {colour}")
+            put(top, x + 3, 0, text, colour)
+            x += cell_len(text) + 5
+        if self.picture.log:
+            put(top, width - 4, 0, "log", self._foreground)
+
+    def _value_text(self, item: Line | Band) -> str:
+        value = value_at(item, self.picture.axis, self.cursor)
+        return ticks.number(value) if value is not None else ""
+
+    # keys and mouse
+
+    def action_cursor(self, columns: int) -> None:
+        """Move the cursor by columns of cells; past the newest row it follows again."""
+        width = max(self._scale_rectangle.width, 1)
+        cell = (self._x_max - self._x_min) / width
+        low, high = self.picture.extent()
+        x = (self.cursor if self.cursor is not None else min(high, self._x_max)) + columns * cell
+        if x < self._x_min and self.zoomed:
+            self._pan(abs(columns), 0)
+        if x > self._x_max and self.zoomed:
+            self._pan(-abs(columns), 0)
+        self._move_to(None if x > high + cell / 2 else max(low, x))
+
+    def action_cursor_end(self, end: str) -> None:
+        self._move_to(self.picture.extent()[0] if end == "first" else None)
+
+    def _move_to(self, x: float | None) -> None:
+        self.set_cursor(x)
+        self.post_message(self.CursorMoved(self, x))
+
+    def action_zoom(self, factor: float, vertical: bool = False) -> None:
+        """Zoom about the cursor, or about the newest row while it follows."""
+        x = self.cursor if self.cursor is not None else self._x_max
+        y = (self._y_min + self._y_max) / 2
+        self._zoom(x, y, factor, zoom_x=not vertical, zoom_y=vertical)
+
+    def action_pan(self, x: float, y: float) -> None:
+        self._pan(x * self._scale_rectangle.width, y * self._scale_rectangle.height)
+
+    def action_reset_scales(self) -> None:
+        self._auto_y_min = self._auto_y_max = True
+        self.look_at(None)
+        self._move_to(None)
+        self.post_message(self.ScaleChanged(self, self._x_min, self._x_max, self._y_min, self._y_max))
+
+    @on(events.MouseDown)
+    def _press(self, event: events.MouseDown) -> None:
+        self._pressed = (event.screen_x, event.screen_y)
+
+    @on(events.MouseUp)
+    def _release(self, event: events.MouseUp) -> None:
+        """A click without a drag puts the cursor there."""
+        pressed, self._pressed = self._pressed, None
+        canvas = next((c for c in self.query(Canvas) if c.id == "plot"), None)
+        if canvas is None or pressed != (event.screen_x, event.screen_y):
+            return
+        x = event.screen_x - canvas.region.x
+        if canvas.region.contains(event.screen_x, event.screen_y) and x >= 1:
+            self._move_to(self.get_coordinate_from_pixel(x, 0)[0])
+
+
+def value_at(item: Line | Band, axis: Axis, x: float | None) -> float | None:
+    """Return the exact value of a line at a position: the row standing there (hold) or the closest one."""
+    if isinstance(item, Band):
+        if not len(item.x):
+            return None
+        k = len(item.x) - 1 if x is None else int(np.abs(item.x - x).argmin())
+        return float(item.mean[k])
+    if not item.data.size:
+        return None
+    if x is None:
+        return float(item.data.values[-1])
+    step = float((item.axis or axis).steps(np.array([x]))[0])
+    row = item.data.at(step) if item.hold else item.data.nearest(step)
+    return row[1] if row else None
+
+
+def _cut_line(line: Line, axis: Axis, x: Floats, log: bool) -> _Curve:
+    edges = np.maximum.accumulate((line.axis or axis).steps(x))
+    columns = line.data.columns(edges, hold=line.hold, log=log, until=line.until)
+    if line.smooth < 2 or line.hold or line.data.size < 3:
+        return _Curve(line, columns)
+    with np.errstate(all="ignore"):
+        y = line.data.smooth(edges, line.smooth)
+        y = np.where(y > 0, np.log10(y), np.nan) if log else y
+    nothing = np.full(len(edges) - 1, np.nan)
+    return _Curve(line, columns, Columns(nothing, nothing, np.zeros(len(nothing), np.bool_), y))
+
+
+def _cut_band(band: Band, x: Floats, log: bool) -> _Curve:
+    def at(y: Floats) -> Floats:
+        if not len(band.x):
+            return np.full(len(x), np.nan)
+        with np.errstate(all="ignore"):
+            y = np.where(y > 0, np.log10(y), np.nan) if log else y
+        return np.asarray(np.interp(x, band.x, y, left=np.nan, right=np.nan), np.float64)
+
+    low, mean, high = at(band.low), at(band.mean), at(band.high)
+    none = np.zeros(len(x) - 1, np.bool_)
+    line = Columns(np.full(len(none), np.nan), np.full(len(none), np.nan), none, mean)
+    return _Curve(band, Columns(np.fmin(low[:-1], low[1:]), np.fmax(high[:-1], high[1:]), none, mean), line)
+
+
+def _least(best: np.ufunc, *parts: Floats) -> float:
+    joined = np.concatenate(parts)
+    return float(best.reduce(joined)) if len(joined) else math.nan
+
+
+def _wider(low: float, high: float, least: float) -> tuple[float, float]:
+    """Return limits that are apart, in order, and whose difference is a number."""
+    low, high = max(low, -1e307), min(high, 1e307)
+    if not high - low >= least:
+        middle = (low + high) / 2
+        low, high = middle - max(least, abs(middle) * 1e-9) / 2, middle + max(least, abs(middle) * 1e-9) / 2
+    return low, high
+
+
+def _sample(colour: int, mono: bool) -> str:
+    return ("━━", "╍╍", "┅┅", "┉┉", "═ ")[colour % 5] if mono else "━━"
