@@ -83,7 +83,8 @@ def advance_improved(state: State, observation: Observation, rule: Improved) -> 
     """Observe one epoch: at most one change of regime.
 
     A train loss that is not finite holds everything and is counted; an eval loss that is not finite is passed over and
-    counted. The best eval loss is tracked from the first observation, the patience counted from the entry into S2.
+    counted. The best eval loss is tracked from the first observation; the count of those that did not improve on it
+    starts anew with each regime, so the patience runs from the entry into S2.
     """
     now = replace(state, seen=state.seen + 1, line="")
     if not math.isfinite(observation.train_loss):
@@ -119,7 +120,7 @@ def _track_eval(state: State, observation: Observation, rule: Improved) -> State
         return replace(state, blind=state.blind + 1)
     if improves(loss, observation.eval_se, state.best, rule):
         return replace(state, best=loss, no_improve=0)
-    return replace(state, no_improve=state.no_improve + (state.regime == "S2_AXIS_LOCK"))
+    return replace(state, no_improve=state.no_improve + 1)
 
 
 def _next_regime(state: State, before: Signals, now: Signals, rule: Improved) -> tuple[Regime, int]:

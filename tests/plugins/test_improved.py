@@ -111,6 +111,18 @@ def test_fewer_observations_than_asked_change_nothing() -> None:
     assert regimes(trace([8.0, 4.0, 2.0, 1.0, 0.5, 0.25], Improved(min_observations=7))) == "S0 S0 S0 S0 S0 S0"
 
 
+def test_a_fall_within_its_noise_is_no_boundary() -> None:
+    # 4, 2, 3, 1 falls by 0.8 an epoch with an error of 0.42: tau is -1.89, the speed a tenth of the fastest
+    before = held_in(S0, [9.0, 4.0, 2.0, 3.0], peak=8.0, streak=1)
+    assert [advance(before, Observation(1.0), Improved(s1_tau=t)).regime for t in (2.0, 1.8)] == [S0, S1]
+
+
+def test_a_loss_that_could_not_be_read_is_no_observation() -> None:
+    rule = Improved(min_observations=6, s1_confirm=1)
+    assert regimes(trace([8.0, 4.0, NAN, 2.0, 1.0, 0.5], rule)) == "S0 S0 S0 S0 S0 S0"
+    assert regimes(trace([8.0, 4.0, NAN, 2.0, 1.0, 0.5, 0.25], rule)) == "S0 S0 S0 S0 S0 S0 S1"
+
+
 # ---------------------------------------------------------------------------------------------------------------- S2
 def in_s1(losses: list[float], then: float, rates: tuple[float, float] | None = None) -> State:
     state = replace(held_in(S1, losses), rates=(rates[0] if rates else None,) * len(losses))

@@ -144,6 +144,14 @@ def test_a_new_phase_starts_it_anew(bench: Callable[..., Any], rule: str) -> Non
     assert drive.sink.of("number", "lr_steps")[-1] == (21, pytest.approx(0.03))
 
 
+def test_a_new_phase_without_an_update_starts_it_anew_too(bench: Callable[..., Any]) -> None:
+    drive = bench(controller())
+    drive.run(LOSSES[:4])
+    drive.end_phase(0, 4)
+    drive.rest(0, 0.2, phase=1, name="B")
+    assert drive.plugin.observed.losses == (0.2,) and drive.sink.of("state", "regime")[-1] == (12, S0)
+
+
 def test_the_end_of_a_run_says_nothing(bench: Callable[..., Any]) -> None:
     drive = bench(controller())
     drive.run(LOSSES[:4])
