@@ -47,7 +47,7 @@ class Adapter:
         before = self.norms()
         for factor in self.factors:
             if reset.merge:
-                factor.base += factor.scaling * (factor.b @ factor.a).to(factor.base.dtype)
+                factor.base.add_((factor.b @ factor.a).to(factor.base.dtype), alpha=factor.scaling)
             if reset.a == "redraw":
                 factor.a.copy_(self._draw(factor.a, generator))
             elif callable(reset.a):

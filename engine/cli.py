@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any
 
-import click
 import typer
 
 from .errors import CtrError, UsageError, guess
@@ -18,10 +17,10 @@ from .text import printable
 class Commands(typer.core.TyperGroup):
     """The built-in commands, and those that installed packages add through the entry point group `ctr.commands`."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
+    def list_commands(self, ctx: Any) -> list[str]:
         return [*super().list_commands(ctx), *sorted(_installed())]
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
         found = super().get_command(ctx, cmd_name)
         if found is not None or cmd_name not in _installed():
             return found
@@ -34,17 +33,17 @@ def _installed() -> dict[str, Any]:
     return {point.name: point for point in entry_points(group="ctr.commands")}
 
 
-def _load(name: str) -> click.Command:
+def _load(name: str) -> Any:
     try:
         function = _installed()[name].load()
     except BaseException as error:  # a stranger's module may raise anything; it must not take `ctr --help` with it
         text = f"cannot be loaded: {type(error).__name__}: {printable(error, 200)}"
 
-        def broken() -> None:
+        def function() -> None:
             raise UsageError(f"ctr {name} {text}")
 
-        return click.Command(name, callback=broken, help=text, short_help=text)
-    app = typer.Typer(add_completion=False)
+        function.__doc__ = text
+    app = typer.Typer(add_completion=False, rich_markup_mode=None)
     app.command(name)(function)
     return typer.main.get_command(app)
 
@@ -257,15 +256,17 @@ def main() -> None:
     except CtrError as error:
         _complain(str(error) or type(error).__name__)
         code = error.exit_code
-    except click.exceptions.Abort:
-        code = 130
-    except click.ClickException as error:
-        error.show()
-        code = error.exit_code
-    except KeyboardInterrupt:
+    except typer.Exit as end:
+        code = end.exit_code
+    except (KeyboardInterrupt, typer.Abort):
         _complain("interrupted")
         code = 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # `ctr … | head` is no error
         code = 0
+    except Exception as error:
+        if not hasattr(error, "show"):  # the command line's own errors, whose class moved between versions of typer
+            raise
+        error.show()
+        code = getattr(error, "exit_code", 2)
     sys.exit(code if isinstance(code, int) else 0)

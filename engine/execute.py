@@ -6,6 +6,7 @@ import hashlib
 import platform
 import subprocess
 import threading
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -29,20 +30,27 @@ from .text import printable
 PACKAGES = ("ctr-engine", "torch", "torchvision", "transformers", "peft", "pluggy", "pydantic", "numpy", "safetensors")
 
 
-def execute(order: Order, registry: Registry, stop: threading.Event) -> Outcome:
-    """Train a run to its end, from its newest checkpoint if it has one; never raises for what a run can do wrong."""
+def execute(
+    order: Order, registry: Registry, stop: threading.Event, after_update: Callable[[int], None] | None = None
+) -> Outcome:
+    """Train a run to its end, from its newest checkpoint if it has one; never raises for what a run can do wrong.
+
+    `after_update` is told the number of updates after each; it is how an interruption is put at an exact place.
+    """
     run = RunDir(order.folder)
     try:
         run.path.mkdir(parents=True, exist_ok=True)
         with run.lock(order.take_over) as lock:
-            return _locked(order, run, registry, stop, lock)
+            return _locked(order, run, registry, stop, lock, after_update)
     except CtrError as error:
         return Outcome(order.run.name, "failed", error.exit_code, str(error))
     except OSError as error:
         return Outcome(order.run.name, "failed", StorageError.exit_code, f"{order.folder}: {error.strerror or error}")
 
 
-def _locked(order: Order, run: RunDir, registry: Registry, stop: threading.Event, lock: Any) -> Outcome:
+def _locked(
+    order: Order, run: RunDir, registry: Registry, stop: threading.Event, lock: Any, after_update: Any
+) -> Outcome:
     heartbeat = Heartbeat(run.status, phases=len(order.run.phases))
     heartbeat.change("live", doing="preparing")
     events: EventLog | None = None
@@ -51,7 +59,7 @@ def _locked(order: Order, run: RunDir, registry: Registry, stop: threading.Event
         events = EventLog(run.path)
         if lock.taken_over:
             events.write("warning", 0, owner="engine", text=f"lock taken over from {printable(lock.taken_over, 200)}")
-        kernel = _prepare(order, run, registry, events, heartbeat, stop)
+        kernel = _prepare(order, run, registry, events, heartbeat, stop, after_update)
         kernel.run()
         kernel.log.flush(sync=True)
         status, code, text = "finished", 0, None
@@ -107,7 +115,13 @@ def _end(events: EventLog, kernel: Kernel | None, status: str, code: int) -> Non
 
 
 def _prepare(
-    order: Order, run: RunDir, registry: Registry, events: EventLog, heartbeat: Heartbeat, stop: threading.Event
+    order: Order,
+    run: RunDir,
+    registry: Registry,
+    events: EventLog,
+    heartbeat: Heartbeat,
+    stop: threading.Event,
+    after_update: Callable[[int], None] | None,
 ) -> Kernel:
     spec = order.run
     settle_exactness(spec.phases[0].train.determinism, order.threads)
@@ -118,7 +132,8 @@ def _prepare(
         _write_provenance(order, run, built)
     updates = _expected_updates(built)
     keeper = Keeper(
-        run, store, heartbeat, checkpoint=spec.checkpoint, select=spec.select, updates=updates, stop=stop
+        run, store, heartbeat, checkpoint=spec.checkpoint, select=spec.select, updates=updates, stop=stop,
+        after_update=after_update,
     )  # fmt: skip
     kernel = Kernel(
         plans=built.plans, tasks=built.tasks, module=built.module, hooks=built.host, log=None, keeper=keeper,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -40,9 +40,11 @@ class Keeper:
         select: Any,
         updates: int,
         stop: threading.Event,
+        after_update: Callable[[int], None] | None = None,
     ) -> None:
         self._run, self._store, self.heartbeat, self._stop = run, store, heartbeat, stop
         self._every, self._select, self._updates = checkpoint, select, updates
+        self._after_update = after_update
         self.best: float | None = None
         self._probe: Probe | None = None
         self._committed = -1
@@ -57,6 +59,8 @@ class Keeper:
     # ------------------------------------------------------------------------------------------- between updates
     def due(self, step: int) -> bool:
         """Say, cheaply, whether the kernel should come to rest after this update."""
+        if self._after_update is not None:
+            self._after_update(step)
         every = self._every.every_steps
         return bool(self.log_due() or self._stop.is_set() or (every and step % every == 0) or self._late())
 

@@ -27,10 +27,10 @@ def base_rate(schedule: Any, base_lr: float, unit: int, units: int, warmup: int)
         return base_lr * (unit + 1) / warmup
     if schedule.kind == "constant":
         return base_lr
-    done, whole = unit - warmup, max(units - warmup, 1)
+    done = (unit - warmup) / max(units - warmup, 1)
     if schedule.kind == "linear":
-        return base_lr * (1 - done / whole)
-    return base_lr * 0.5 * (1 + math.cos(math.pi * done / whole))  # the source's order of products, to the last bit
+        return base_lr * (1 - done)
+    return base_lr * 0.5 * (1 + math.cos(math.pi * done))
 
 
 class Rates:
@@ -139,5 +139,5 @@ def _adam(group: Mapping[str, Any], state: Mapping[str, Any], p: Tensor, grad: T
     first = b1 * state.get("exp_avg", torch.zeros_like(p)) + (1 - b1) * d
     second = b2 * state.get("exp_avg_sq", torch.zeros_like(p)) + (1 - b2) * d * d
     t = float(state.get("step", 0.0)) + 1
-    step = (first / (1 - b1**t)) / ((second / (1 - b2**t)).sqrt() + group["eps"])
+    step: Tensor = (first / (1 - b1**t)) / ((second / (1 - b2**t)).sqrt() + group["eps"])
     return step + decay * p if decoupled and decay else step

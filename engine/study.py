@@ -156,7 +156,8 @@ def _by_reference(
             row.run = row.run.with_ref(plugin, source.run.seed)
             row.sources[plugin] = source.folder
             row.after.append(source.name)
-    waiting, done = list(rows), set()
+    waiting = list(rows)
+    done: set[str] = set()
     while waiting:
         ready = [row for row in waiting if done.issuperset(row.after)]
         if not ready:
@@ -246,11 +247,12 @@ def _orders(chosen: Sequence[Planned], threads: int, take_over: bool) -> list[tu
         order = Order(p.run, p.folder, p.identity, p.fingerprints, threads, sources, take_over)
         rows.append((p, None if p.keep else order))
         if not p.keep:
-            _queue(p)
+            queue(p)
     return rows
 
 
-def _queue(p: Planned) -> None:
+def queue(p: Planned) -> None:
+    """Write a run's spec, and that it waits."""
     from .rundir import atomic_write, read_json
 
     p.folder.mkdir(parents=True, exist_ok=True)
