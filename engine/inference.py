@@ -165,14 +165,14 @@ def holm(ps: Sequence[float]) -> list[float]:
 def power(n: int, effect: float) -> float:
     """Return the power of the two-sided paired t-test at 0.05 with n pairs and a true mean/sd of `effect`.
 
-    Noncentral t with n − 1 degrees of freedom and noncentrality effect·√n, both tails. scipy gives NaN where the
-    far tail is too small for it; that tail then counts as 0.
+    Noncentral t with n − 1 degrees of freedom and noncentrality effect·√n, both tails. scipy gives NaN for some tails
+    that are too small for it (the near one only where the noncentrality is 30 beyond the edge); these count as 0.
     """
     from scipy.special import nctdtr, stdtrit
 
     edge, shift = float(stdtrit(n - 1, 1 - ALPHA / 2)), abs(effect) * math.sqrt(n)
-    far = float(nctdtr(n - 1, shift, -edge))
-    return 1 - float(nctdtr(n - 1, shift, edge)) + (0.0 if math.isnan(far) else far)
+    near, far = (0.0 if math.isnan(tail) else tail for tail in nctdtr(n - 1, shift, np.array([edge, -edge])).tolist())
+    return 1 - near + far
 
 
 def seeds_needed(d: NDArray[np.float64]) -> int | None:
@@ -183,10 +183,13 @@ def seeds_needed(d: NDArray[np.float64]) -> int | None:
     if not has_spread(d) or mean_of(d) == 0:
         return None
     effect = mean_of(d) / (sd_of(d) or math.nan)
-    if power(MOST_SEEDS, effect) < POWER:
-        return None
-    low, high = 1, MOST_SEEDS
+    high = 2
+    while power(high, effect) < POWER:
+        high *= 2
+        if high > 2 * MOST_SEEDS:
+            return None
+    low = high // 2
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if power(middle, effect) >= POWER else (middle, high)
-    return high
+    return high if high <= MOST_SEEDS else None

@@ -114,6 +114,13 @@ def test_seeds_needed_agree_with_published_power_tables(effect: float, seeds: in
     assert stats.power(seeds, effect) >= 0.8 > stats.power(seeds - 1, effect)
 
 
+def test_a_larger_effect_never_needs_more_seeds() -> None:
+    base = np.array([-1.0, 1.0] * 3) / math.sqrt(6 / 5)
+    needed = [stats.seeds_needed(base + effect) for effect in np.geomspace(0.05, 500, 200)]
+    assert None not in needed and needed == sorted(needed, key=lambda n: -(n or 0)) and needed[-1] == 2
+    assert stats.seeds_needed(base + 4.2) == 3
+
+
 def test_power_agrees_with_simulation() -> None:
     draws = np.random.default_rng(1).normal(0.7, 1, size=(4000, 8))
     t = draws.mean(1) * math.sqrt(8) / draws.std(1, ddof=1)
