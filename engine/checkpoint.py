@@ -67,8 +67,9 @@ class CheckpointStore:
         tree, inside = split_state(dict(record))
         if inside:
             raise CheckpointError(f"tensor {min(inside)}: a record holds no tensors; take them out by split_state")
-        files = {FILE: pack(tensors, {}), "record.json": orjson.dumps(tree, option=orjson.OPT_APPEND_NEWLINE)}
-        files["manifest.json"] = _manifest(step, files)
+        told = orjson.dumps({"step": step, "record": tree}, option=orjson.OPT_APPEND_NEWLINE)
+        files = {FILE: pack(tensors, {}), "record.json": told}
+        files["manifest.json"] = _manifest(files)
         new = not self.folder.exists()
         make_folder(self.folder)
         number = max(self._numbers(), default=0) + 1
@@ -147,9 +148,9 @@ def _number(path: Path) -> int:
     return int(path.name.partition("-")[0])
 
 
-def _manifest(step: int, files: Mapping[str, bytes]) -> bytes:
+def _manifest(files: Mapping[str, bytes]) -> bytes:
     told = {name: {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)} for name, data in files.items()}
-    value = {"version": VERSION, "step": step, "files": told}
+    value = {"version": VERSION, "files": told}
     return orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS | orjson.OPT_APPEND_NEWLINE)
 
 
@@ -159,17 +160,16 @@ def _verified(path: Path, device: str) -> tuple[int, dict[str, Tensor], dict[str
     if not isinstance(manifest, dict) or manifest.get("version") != VERSION:
         found = manifest.get("version") if isinstance(manifest, dict) else manifest
         raise ValueError(f"manifest.json has version {printable(found, 40)}; this ctr reads {VERSION}")
-    step, files = manifest.get("step"), manifest.get("files")
-    if type(step) is not int or not isinstance(files, dict):
-        raise ValueError("manifest.json lacks step or files")
+    files = manifest.get("files")
+    if not isinstance(files, dict):
+        raise ValueError("manifest.json lists no files")
     held = _whole(path, FILE, files.get(FILE)), _whole(path, "record.json", files.get("record.json"))
+    told = _json("record.json", held[1])  # hashed, unlike the manifest, so the step is what was saved
     try:
+        step, record = told["step"], join_state(told["record"], {})
         tensors = move(unpack(held[0])[0], device)
-        record = join_state(_json("record.json", held[1]), {})
-    except CheckpointError as error:
-        raise ValueError(f"record.json: {error}") from error
-    if not isinstance(record, dict):
-        raise ValueError("record.json holds no mapping")
+    except (CheckpointError, KeyError, TypeError) as error:
+        raise ValueError(f"record.json cannot be understood: {printable(error, 200)}") from error
     return step, tensors, record
 
 

@@ -286,10 +286,19 @@ class SeriesWriter:
             if self._index[key]["labels"] is not None:
                 self._index[key]["labels"] = self._labels(key)
         self._series = {key: self._new(key) for key in self._index}
-        self._changed = self._index != before
-        if self._changed:
-            write_json(self._run / "series.json", self._index)
-            self._changed = False
+        self._changed = False
+        if self._index != before:
+            self._rewrite_index()
+
+    def _rewrite_index(self) -> None:
+        path = self._run / "series.json"
+        if self._index:
+            write_json(path, self._index)
+            return
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise storage_error(path, "the index cannot be removed", error) from error
 
     def _cut(self, key: str, rows: int) -> None:
         path = series_path(self._run, key)
