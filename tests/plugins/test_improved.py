@@ -195,6 +195,13 @@ def test_the_best_eval_loss_is_known_before_s2_and_the_patience_counts_from_its_
     assert [(s.best, s.no_improve) for s in states[:-1]] == [(0.4, n) for n in range(5)]
 
 
+def test_what_did_not_improve_before_s2_is_not_counted_within_it() -> None:
+    start = held_in(S1, [2.0, *FLAT[1:]], best=0.4, no_improve=4)
+    states = trace(seen([0.5] * 6), state=start)
+    assert regimes(states) == "S2 S2 S2 S2 S2 S3"
+    assert [s.no_improve for s in states[:-1]] == [0, 1, 2, 3, 4]
+
+
 def test_a_better_loss_starts_the_patience_again() -> None:
     states = trace(seen([0.5, 0.6, 0.6, 0.3, 0.4]), state=held_in(S2, FLAT))
     assert [(s.best, s.no_improve) for s in states] == [(0.5, 0), (0.5, 1), (0.5, 2), (0.3, 0), (0.3, 1)]
