@@ -53,7 +53,9 @@ def stack(under: Node, over: Node) -> Node:
     """Return one overlay that does what `under` and then `over` would do; its nulls still remove."""
     if not isinstance(under.value, dict) or not isinstance(over.value, dict) or _other_kind(under, over):
         return over
-    both = {key: stack(under.mapping[key], node) if key in under.mapping else node for key, node in over.mapping.items()}
+    both = {
+        key: stack(under.mapping[key], node) if key in under.mapping else node for key, node in over.mapping.items()
+    }
     return replace(under, value={**under.mapping, **both})
 
 
@@ -101,14 +103,15 @@ def put(over: Node | None, base: Node | None, keys: Sequence[str], value: Node) 
     if not keys:
         return value
     key, rest = keys[0], keys[1:]
+    path = value.path[: -len(keys)] if value.place == SET else value.path
     items = over if over is not None and over.items else base
     if items is not None and _index(items, key):
         row = list(items.items)
         row[int(key)] = merge(row[int(key)], put(None, row[int(key)], rest, value))
-        return replace(value, value=row, path=value.path[: -len(keys)])
+        return replace(value, value=row, path=path)
     below = over.mapping.get(key) if over else None
     entries = {**(over.mapping if over else {}), key: put(below, _below(base, key), rest, value)}
-    return replace(value, value=entries, path=value.path[: -len(keys)])
+    return replace(value, value=entries, path=path)
 
 
 def with_sets(root: Node, sets: Sequence[str], problems: list[Problem]) -> Node:

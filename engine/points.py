@@ -71,7 +71,7 @@ def _axes(sweep: Node | None, tree: Node, checker: Checker) -> dict[str, Node]:
         if not all(keys) or len(keys) > MAX_DEPTH:
             checker.add(values.problem("must be keys joined by dots, such as train.optimizer.base_lr", at_key=True))
         elif keys[0] not in RUN_KEYS:
-            checker.add(values.problem(f"cannot be swept: {unknown(keys[0], RUN_KEYS)}", at_key=True))
+            checker.add(values.problem(unknown(keys[0], RUN_KEYS), at_key=True))
         elif keys[0] == "train" and (len(keys) == 1 or keys[1] in MATCHED):
             checker.add(values.problem("is one for the whole study, so that runs are matched", at_key=True))
         elif not values.items:

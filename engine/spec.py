@@ -16,7 +16,7 @@ from .overlay import load_tree, with_sets
 from .points import point_name
 from .spec_checks import MAX_RUNS, check_references, read_arms, read_comparison
 from .spec_problems import Checker
-from .study_spec import CheckpointSpec, LogSpec, RunRef, StudyFile, StudyHead
+from .study_spec import CheckpointSpec, CompareSpec, LogSpec, RunRef, StudyFile, StudyHead
 from .train_spec import TrainSpec
 from .treatment import PhaseSpec, Registry, Resolved, TaskEntry, Treatment, read_treatment
 from .yaml_reader import MAX_PROBLEMS
@@ -198,12 +198,13 @@ def load_study(path: Path, sets: Sequence[str] = (), registry: Registry | None =
     checker.names(root, [key for key in StudyFile.model_fields if key != "extends" or key not in root.mapping])
     head = _head(root, checker)
     treatments = read_arms(root, registry, checker)
-    seeds = head.seeds if head else None
-    check_references(treatments, seeds, checker)
-    if seeds and len(seeds) * len(treatments) > MAX_RUNS:
+    seeds = head.seeds if head else ()
+    check_references(root, treatments, seeds, checker)
+    if len(seeds) * len(treatments) > MAX_RUNS:
         text = f"{len(treatments)} arms and points by {len(seeds)} seeds are more than {MAX_RUNS} runs"
         checker.add(root.mapping["seeds"].problem(text))
-    comparison = read_comparison(head.compare, root, treatments, registry, checker) if head else None
+    compare = head.compare if head else checker.check(CompareSpec, root.mapping.get("compare", Node({}, root.place)))
+    comparison = read_comparison(compare, root, treatments, registry, checker) if compare else None
     _raise(checker)
     assert head is not None and comparison is not None
     select = head.compare.select.on

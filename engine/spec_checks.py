@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -137,15 +137,19 @@ def _metric(name: str, splits: Sequence[str], metrics: Metrics | None, at: Node,
 
 
 # -------------------------------------------------------------------------------------------------- references
-def check_references(treatments: Sequence[Treatment], seeds: Sequence[int] | None, checker: Checker) -> None:
-    """Refuse references to arms, seeds and points that do not exist, and arms that read each other in a circle."""
-    arms = {treatment.arm: treatment for treatment in treatments}
+def check_references(root: Node, treatments: Sequence[Treatment], seeds: Sequence[int], checker: Checker) -> None:
+    """Refuse references to arms, seeds and points that do not exist, and arms that read each other in a circle.
+
+    No `seeds` means that they could not be read.
+    """
+    arms = root.mapping["arms"].mapping if "arms" in root.mapping else {}
     reads: dict[str, set[str]] = {arm: set() for arm in arms}
     for treatment in treatments:
         for name, config in treatment.plugins.items():
             if isinstance(config, RunRef):
                 node = treatment.node.mapping["plugins"].mapping[name]
-                _check_reference(treatment, config, node, treatments, seeds, checker)
+                _check_arm_of(treatment, config, node.mapping["arm"], arms, treatments, checker)
+                _check_seed_of(config, node.mapping.get("seed", node), seeds, checker)
                 reads[treatment.arm].add(config.arm)
     for treatment in treatments:
         if _reaches(treatment.arm, treatment.arm, reads) and treatment.arm not in reads[treatment.arm]:
@@ -154,28 +158,23 @@ def check_references(treatments: Sequence[Treatment], seeds: Sequence[int] | Non
             checker.add(node.mapping["arm"].problem(f"arm {treatment.arm} reads itself through other arms"))
 
 
-def _check_reference(
-    treatment: Treatment,
-    ref: RunRef,
-    node: Node,
-    treatments: Sequence[Treatment],
-    seeds: Sequence[int] | None,
-    checker: Checker,
+def _check_arm_of(
+    treatment: Treatment, ref: RunRef, arm: Node, arms: Iterable[str], treatments: Sequence[Treatment], checker: Checker
 ) -> None:
-    arm, seed = node.mapping["arm"], node.mapping.get("seed", node)
-    there = [other for other in treatments if other.arm == ref.arm]
+    there = [other.point for other in treatments if other.arm == ref.arm]
     if ref.arm == treatment.arm:
         checker.add(arm.problem("a run cannot read a run of its own arm"))
-    elif not there:
-        checker.add(arm.problem(f"{shown(ref.arm)}: {unknown(ref.arm, {t.arm for t in treatments}, 'arm')}"))
-    elif not any(other.point in (treatment.point, {}) for other in there):
+    elif ref.arm not in arms:
+        checker.add(arm.problem(f"{shown(ref.arm)}: {unknown(ref.arm, arms, 'arm')}"))
+    elif there and treatment.point not in there and {} not in there:
         checker.add(arm.problem(f"arm {ref.arm} has no run at the same point of the sweep"))
-    if seeds is None:
-        return
+
+
+def _check_seed_of(ref: RunRef, seed: Node, seeds: Sequence[int], checker: Checker) -> None:
     if ref.seed == "next" and len(seeds) == 1:
         checker.add(seed.problem("the study has one seed, so there is no next"))
-    elif isinstance(ref.seed, int) and ref.seed not in seeds:
-        checker.add(seed.problem(f"no such seed; seeds: {', '.join(map(str, seeds))}"))
+    elif isinstance(ref.seed, int) and seeds and ref.seed not in seeds:
+        checker.add(seed.problem(f"no such seed, given {ref.seed}; seeds: {', '.join(map(str, seeds))}"))
 
 
 def _reaches(start: str, goal: str, reads: Mapping[str, set[str]]) -> bool:

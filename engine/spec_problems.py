@@ -219,9 +219,9 @@ def allowed(here: Schema, whole: Schema) -> str:
 def _range(here: Schema) -> str:
     low, high = here.get("minimum"), here.get("maximum")
     if low is not None and high is not None:
-        return f" from {shown(low)} to {shown(high)}"
+        return f" from {low:.15g} to {high:.15g}"
     words = {"minimum": "at least", "exclusiveMinimum": "above", "maximum": "at most", "exclusiveMaximum": "below"}
-    parts = [f"{word} {shown(here[key])}" for key, word in words.items() if key in here]
+    parts = [f"{word} {here[key]:.15g}" for key, word in words.items() if key in here]
     return " " + " and ".join(parts) if parts else ""
 
 

@@ -102,7 +102,7 @@ def read_treatment(
     if "model" not in tree.mapping:
         checker.add(missing(tree, "model", "what is trained, such as {kind: small_resnet, width: 8}"))
     elif first is not None:
-        model = checker.check(first.Model, tree.mapping["model"], f"task class {first.__name__}")
+        model = checker.check(getattr(first, "Model", NoConfig), tree.mapping["model"], f"task class {first.__name__}")
     phases = _phases(tree, checker, resolved)
     plugins = _plugins(tree, registry, checker)
     return Treatment(arm, point, model, tasks, tuple(phases), plugins, tree)

@@ -251,7 +251,10 @@ class _Builder:
                 self.add(f"is a number of {len(event.value)} digits")
             elif isinstance(value, str) and any(hidden(c) for c in value if c not in "\n\t"):
                 self.add(f"the text {shown(value)} holds characters that cannot be seen")
-        node = Node(value, self._place, self._path)
+        place = self._place
+        if kind == "Scalar" and not event.value and event.implicit[0] and parent and parent.key_place:
+            place = parent.key_place  # an empty value stands where the next thing begins, which helps nobody
+        node = Node(value, place, self._path)
         if parent is None:
             self.root = node
         else:
