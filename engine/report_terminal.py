@@ -1,0 +1,93 @@
+"""What a finished study says on the terminal: verdicts first, then the figures in a table of at most 80 columns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from .report_tables import contrast_name, interval, p_value, plain
+from .stats import difference_unit
+from .text import printable
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.text import Text
+
+STYLES = {"improves": "bold green", "worse": "bold red", "identical": "cyan", "cannot say": "yellow"}
+
+
+def render_tables(report: Mapping[str, Any]) -> RenderableType:
+    """Return what `ctr run` and `ctr report` print; no text in it can act as markup or as an escape code."""
+    from rich.console import Group
+
+    return Group(*_parts(report))
+
+
+def _text(value: object, style: str = "") -> Text:
+    from rich.text import Text
+
+    return Text(printable(value), style=style, overflow="fold")
+
+
+def _parts(report: Mapping[str, Any]) -> Iterator[RenderableType]:
+    if report["question"]:
+        yield _text(report["question"], "bold")
+    for row in report["contrasts"]:
+        yield _text(f"• {row['sentence']}", STYLES.get(row["verdict"], ""))
+    if not report["contrasts"]:
+        yield _text("No contrast is named, so nothing is compared.", "yellow")
+    else:
+        for metric in dict.fromkeys(row["metric"] for row in report["contrasts"]):
+            yield _table([row for row in report["contrasts"] if row["metric"] == metric])
+    hints = dict.fromkeys(row["attainable"] for row in report["contrasts"] if "cannot" in row["attainable"])
+    for hint in hints:
+        yield _text(f"Sign-flip test: {hint} (before Holm).")
+    for row in report["contrasts"]:
+        if row["verdict"] == "no difference" and row["seeds_note"]:
+            yield _text(f"{contrast_name(row)} on {row['metric']}: {row['seeds_note']}.")
+    if report["exactness"] != "bit-exact":
+        yield _text(f"Arms are {report['exactness']}.", "yellow")
+    for line in [*_unmatched(report), *report["incomplete"], *report["problems"]]:
+        yield _text(f"! {line}", "yellow")
+    yield from _places(report)
+
+
+def _unmatched(report: Mapping[str, Any]) -> Iterator[str]:
+    for row in report["matching"]:
+        for what in ("weights", "data_order", "evaluation_items"):
+            if row[what]["said"] == "differs":
+                yield f"seed {row['seed']}: the arms are not matched: {what.replace('_', ' ')} differ"
+
+
+def _table(rows: list[Mapping[str, Any]]) -> RenderableType:
+    from rich import box
+    from rich.table import Table
+
+    unit = difference_unit(rows[0]["unit"])
+    title = _text(rows[0]["metric"] + (f" [{unit}]" if unit else "") + ", positive is better", "bold")
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, title=title, title_justify="left")
+    table.add_column("contrast", overflow="fold")
+    for name in ("n", "mean", "95 % interval", "p Holm", "p flip", "w/t/l"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in rows:
+        cells = [
+            contrast_name(row),
+            row["n"],
+            plain(row["mean"], "+"),
+            interval(row["interval"]),
+            p_value(row["holm_p"]),
+            p_value(row["sign_p"]),
+            f"{row['wins']}/{row['ties']}/{row['losses']}",
+        ]
+        table.add_row(*(_text(cell, STYLES.get(row["verdict"], "")) for cell in cells))
+    return table
+
+
+def _places(report: Mapping[str, Any]) -> Iterator[RenderableType]:
+    folder = report.get("folder", ".")
+    figures = [figure["path"] for figure in report["figures"] if figure["kind"] != "seed"] or [
+        figure["path"] for figure in report["figures"]
+    ]
+    if figures:
+        yield _text(f"Figure  {folder}/{figures[0]}")
+    yield _text(f"Report  {folder}/report.html")
