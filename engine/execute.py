@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import platform
 import subprocess
@@ -51,7 +52,7 @@ def execute(
 def _locked(
     order: Order, run: RunDir, registry: Registry, stop: threading.Event, lock: Any, after_update: Any
 ) -> Outcome:
-    heartbeat = Heartbeat(run.status, phases=len(order.run.phases))
+    heartbeat = Heartbeat(run.path, phases=len(order.run.phases))
     heartbeat.change("live", doing="preparing")
     events: EventLog | None = None
     kernel: Kernel | None = None
@@ -70,6 +71,8 @@ def _locked(
         _flush_what_is_whole(kernel, error)
         _note(events, kernel, error, text)
     if events is not None:
+        if heartbeat.error is not None:
+            _warn(events, kernel, f"the status file could not always be written: {heartbeat.error}")
         _end(events, kernel, status, code)
     heartbeat.change(status, code=code, error=text)
     heartbeat.stop()
@@ -102,6 +105,11 @@ def _note(events: EventLog | None, kernel: Kernel | None, error: BaseException, 
             events.write("error", step, kind=type(error).__name__, text=printable(text, 2000), **about)
     except StorageError:
         pass  # the disk that refused is already what the run ended of
+
+
+def _warn(events: EventLog, kernel: Kernel | None, text: str) -> None:
+    with contextlib.suppress(StorageError):  # the disk that refuses this line has been told of already
+        events.write("warning", kernel.position.step if kernel else 0, owner="engine", text=printable(text, 500))
 
 
 def _end(events: EventLog, kernel: Kernel | None, status: str, code: int) -> None:

@@ -140,7 +140,7 @@ def make(
     torch.use_deterministic_algorithms(True)
     every = {"every_steps": None, "every_epochs": None, "every_minutes": None, **(checkpoint or {})}
     run, store = RunDir(folder), CheckpointStore(folder)
-    heartbeat = Heartbeat(run.status, interval=60.0)
+    heartbeat = Heartbeat(run.path, interval=60.0)
     keeper = Keeper(
         run, store, heartbeat, checkpoint=SimpleNamespace(**every), updates=1, stop=stop or threading.Event(),
         select=SimpleNamespace(on=select, better="lower"),
