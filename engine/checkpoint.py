@@ -23,7 +23,7 @@ from .tensor_file import FILE, digest, load_extra, load_tensors, move, pack, sav
 from .text import printable
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, device
 
 __all__ = [
     "CheckpointStore",
@@ -109,7 +109,7 @@ class CheckpointStore:
                     raise storage_error(path, "the old checkpoint cannot be removed", error) from error
                 remove_quietly(gone)
 
-    def newest(self, device: str = "cpu") -> Loaded | None:
+    def newest(self, device: str | device = "cpu") -> Loaded | None:
         """Return the newest checkpoint that verifies, on `device`; None where none was ever committed.
 
         Raises `CheckpointError` naming each with its reason where checkpoints exist and none verifies.
@@ -154,7 +154,7 @@ def _manifest(files: Mapping[str, bytes]) -> bytes:
     return orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS | orjson.OPT_APPEND_NEWLINE)
 
 
-def _verified(path: Path, device: str) -> tuple[int, dict[str, Tensor], dict[str, Any]]:
+def _verified(path: Path, device: str | device) -> tuple[int, dict[str, Tensor], dict[str, Any]]:
     """Return step, tensors and record of a checkpoint; raises `ValueError` with the reason it cannot be trusted."""
     manifest = _json("manifest.json", _bytes(path, "manifest.json"))
     if not isinstance(manifest, dict) or manifest.get("version") != VERSION:

@@ -18,7 +18,7 @@ from .storage import atomic_write, make_folder, read_bytes
 from .text import printable
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, device
 
 FILE = "tensors.safetensors"
 VERSION = 1
@@ -108,7 +108,7 @@ def unpack(data: bytes) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, about
 
 
-def move(tensors: Mapping[str, Tensor], device: str) -> dict[str, Tensor]:
+def move(tensors: Mapping[str, Tensor], device: str | device) -> dict[str, Tensor]:
     """Return the tensors on `device`, those that are one staying one."""
     moved = {id(tensor): tensor.to(device) for tensor in tensors.values()}
     return {name: moved[id(tensor)] for name, tensor in tensors.items()}
@@ -158,7 +158,7 @@ def save_tensors(folder: Path, tensors: Mapping[str, Tensor], extra: Mapping[str
     return told
 
 
-def load_tensors(folder: Path, device: str = "cpu") -> dict[str, Tensor]:
+def load_tensors(folder: Path, device: str | device = "cpu") -> dict[str, Tensor]:
     """Return the tensors that `save_tensors` put there; raises `CheckpointError` where they are not whole."""
     return move(_load(folder)[0], device)
 
