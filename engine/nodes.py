@@ -59,8 +59,12 @@ class Node:
 
     def problem(self, text: str, *more: Key, at_key: bool = False) -> Problem:
         """Return a problem at this value, or at its key; `more` names what is missing below it."""
-        place = self.key if at_key and self.key else self.place
-        return Problem(place.file, place.line, place.column, path_text((*self.path, *more)), text)
+        place, path = self.place, self.path
+        if at_key and self.key:
+            place = self.key
+            while path and isinstance(path[-1], int):  # a value of a sweep, whose key stands before its list
+                path = path[:-1]
+        return Problem(place.file, place.line, place.column, path_text((*path, *more)), text)
 
 
 def from_plain(data: Any, place: Place, path: Where = ()) -> Node:

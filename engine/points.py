@@ -8,7 +8,7 @@ import json
 import math
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from .nodes import Node, scalar_text, shown
@@ -48,7 +48,7 @@ def points(sweeps: Iterable[Node | None], tree: Node, checker: Checker) -> list[
         for key, values in _axes(sweep, tree, checker).items():
             if key in axes:
                 checker.add(values.problem("is swept at the top of the study too; keep one", at_key=True))
-            axes[key] = values.items
+            axes[key] = [replace(value, key=values.key) for value in values.items]
     count = math.prod(map(len, axes.values()))
     if count > MAX_POINTS:
         widest = next(axis[0] for axis in axes.values() if axis)

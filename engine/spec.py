@@ -11,7 +11,7 @@ from typing import Any
 from pydantic_core import to_jsonable_python
 
 from .errors import Problem, SpecError
-from .nodes import Node, Place, from_plain
+from .nodes import Node, Place, from_plain, shown
 from .overlay import load_tree, with_sets
 from .points import point_name
 from .spec_checks import MAX_RUNS, check_references, read_arms, read_comparison
@@ -217,8 +217,11 @@ def load_study(path: Path, sets: Sequence[str] = (), registry: Registry | None =
 
 
 def _head(root: Node, checker: Checker) -> StudyHead | None:
-    entries = {key: node for key, node in root.mapping.items() if key in StudyHead.model_fields}
-    head: StudyHead | None = checker.check(StudyHead, Node(entries, root.place, root.path, removed=root.removed))
+    entries, removed = (
+        {key: node for key, node in part.items() if key in StudyHead.model_fields}
+        for part in (root.mapping, root.removed)
+    )
+    head: StudyHead | None = checker.check(StudyHead, Node(entries, root.place, root.path, removed=removed))
     return head
 
 
@@ -255,8 +258,6 @@ def _flat(value: Any, path: str) -> dict[str, str]:
     elif isinstance(value, list | tuple) and value:
         pairs = [(f"{path}[{index}]", child) for index, child in enumerate(value)]
     else:
-        from .nodes import shown
-
         return {path: shown(value)}
     return {key: text for path, child in pairs for key, text in _flat(child, path).items()}
 

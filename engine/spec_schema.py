@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from .spec_problems import schema
+from .schema_walk import schema
 from .study_spec import ArmFile, StudyFile, StudyHead
 from .train_spec import MATCHED, TrainSpec
 from .treatment import NoConfig, PhaseEntry, Registry

@@ -158,6 +158,9 @@ def _plugins(tree: Node, registry: Registry, checker: Checker) -> dict[str, Any]
         checker.add(node.problem(f"must be a mapping of plugin names to settings, given {shown(node.data)}"))
         return {}
     found: dict[str, Any] = {}
+    for name, gone in node.removed.items():
+        if name not in registry.plugins and name not in registry.broken:
+            checker.add(gone.problem(unknown(name, registry.plugins, "plugin"), at_key=True))
     for name, settings in node.mapping.items():
         if name not in registry.plugins:
             checker.add(

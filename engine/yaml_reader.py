@@ -184,7 +184,10 @@ class _Builder:
         if (mark := error.problem_mark or error.context_mark) is not None:
             self._place = Place(self.name, mark.line + 1, mark.column + 1)
         self._path = ()
-        self.add("is not YAML: " + ": ".join(printable(part, 200) for part in (error.context, error.problem) if part))
+        context = printable(error.context, 200) if error.context else ""
+        if context and (begun := error.context_mark) is not None:
+            context += f" that begins at {begun.line + 1}:{begun.column + 1}"
+        self.add("is not YAML: " + ": ".join(filter(None, (context, printable(error.problem or "", 200)))))
 
     def take(self, event: Any) -> bool:
         """Take one event; False when nothing after it can be trusted."""
