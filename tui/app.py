@@ -10,11 +10,12 @@ from textual.app import App, SystemCommand
 from textual.binding import BindingType
 from textual.screen import Screen
 
-from .bindings import bindings
 from ctr.tui.catalog import Catalog, RunEntry
-from .clean import plain
 from ctr.tui.messages import OpenRun, OpenStudy
 from ctr.tui.screens.base import ViewerScreen
+
+from .bindings import bindings
+from .clean import plain
 from .themes import THEMES
 
 TICK = 0.25  # seconds between looks
@@ -52,7 +53,7 @@ class Viewer(App[None]):
         """Look at the folder and let the visible screen follow; a busy folder costs a bounded slice of each tick."""
         self._ticks += 1
         changed = self._ticks % 2 == 0 and self.catalog.scan(time.time(), time.monotonic())
-        if isinstance(self.screen, ViewerScreen):
+        if isinstance(self.screen, ViewerScreen) and self.screen.ready:
             self.screen.look(changed)
 
     # where to go

@@ -50,12 +50,12 @@ KEYS = (
     Key("runs", "space", "pick", "Pick runs, arms or studies to compare", "Pick"),
     Key("runs", "c", "compare", "Compare what is picked", "Compare"),
     Key("runs", "v", "study", "Open the study under the cursor"),
-    Key("run", "1,2,3,4,5,6,7,8", "tab", "Charts, rates, decisions, events, matrix, spec, provenance, plugins"),
+    Key("run", "1,2,3,4,5,6,7,8", "tab(#)", "Charts, rates, why, events, matrix, spec, origin, panels of plugins"),
     Key("run", "tab", "next_chart", "Go to the next chart"),
     Key("run", "e", "series", "Choose the series of this chart; several at once", "Series"),
     Key("run", "n", "new_chart", "Add a chart"),
     Key("run", "x", "drop_chart", "Remove this chart"),
-    Key("run", "m", "maximize", "This chart alone, and back", "Max"),
+    Key("run", "m", "maximize", "This chart alone, and back"),
     Key("run", "y", "log", "Logarithmic height, and back", "Log"),
     Key("run", "w", "smooth", "Smooth: off, 10, 100, 1000 rows", "Smooth"),
     Key("run", "a", "axis", "Next axis: steps, epochs, items, seconds", "Axis"),
@@ -92,9 +92,10 @@ KEYS = (
 
 
 def bindings(place: str) -> list[Binding]:
-    """Return the bindings of one screen or widget."""
+    """Return the bindings of one screen or widget. `#` in an action is the place of the key among its keys."""
     return [
-        Binding(key.keys, key.action, key.footer or key.text, show=bool(key.footer))
+        Binding(keys, key.action.replace("#", str(k)), key.footer or key.text, show=bool(key.footer))
         for key in KEYS
         if key.place == place
+        for k, keys in enumerate(key.keys.split(",") if "#" in key.action else [key.keys])
     ]

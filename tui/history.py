@@ -33,6 +33,7 @@ class Decision:
     owner: str
     what: str
     why: str = ""
+    of_state: bool = False
 
 
 @dataclass(frozen=True)
@@ -128,10 +129,18 @@ class History:
         self.spans.append(span)
         self._open[owner, name] = span
         was = f"{before.value} → {value}" if before is not None else f"begins in {value}"
-        self._decide(r, step, f"{name}: {was}", text(r.get("why"), 500))
+        self.decisions.append(
+            Decision(step, whole(r.get("epoch")), owner, f"{name}: {was}", text(r.get("why"), 500), of_state=True)
+        )
 
     def _mark(self, r: Record, step: int) -> None:
-        self._decide(r, step, text(r.get("name"), 120), text(r.get("why"), 500))
+        name, why, owner = text(r.get("name"), 120), text(r.get("why"), 500), text(r.get("owner"), 80)
+        last = self.decisions[-1] if self.decisions else None
+        if last and last.owner == owner and last.step == step and not last.why and last.of_state:
+            # a change of state and the mark that explains it are one decision
+            self.decisions[-1] = Decision(step, whole(r.get("epoch")), owner, last.what, why or name)
+        else:
+            self._decide(r, step, name, why)
 
     def _level(self, r: Record, step: int) -> None:
         value = number(r.get("value"))

@@ -113,9 +113,12 @@ class Picture:
     marks: Sequence[Mark] = ()
     levels: Sequence[Level] = ()
     log: bool = False
+    span: tuple[float, float] | None = None  # what to show of the axis, whatever the lines cover
 
     def extent(self) -> tuple[float, float]:
         """Return the positions of the first and the last row of anything shown."""
+        if self.span is not None:
+            return self.span
         ends: list[float] = []
         for line in self.lines:
             if line.data.size:

@@ -9,7 +9,7 @@ from .follow import AXES, RunStore
 from .history import Span
 from .picture import Axis, Level, Line, Mark, Picture, Shade
 
-TRAIN = ("train.loss", "train.total", "val.loss")
+TRAIN = ("train.loss", "val.loss")
 
 
 def default_charts(keys: Sequence[str]) -> list[list[str]]:
@@ -63,6 +63,7 @@ def standard(
         marks=[*phase_marks(store, found), *marks(store, found)],
         levels=levels(store, keys),
         log=log,
+        span=(0.0, found.position(until)) if until else None,
     )
 
 

@@ -13,6 +13,11 @@ if TYPE_CHECKING:
 class ViewerScreen(Screen[None]):
     """A screen that is told, a few times a second while it is visible, to look at its files."""
 
+    ready = False  # its widgets exist
+
+    def on_mount(self) -> None:
+        self.ready = True
+
     def look(self, changed: bool) -> None:
         """Read on and draw what is new. `changed` says that the list of runs did."""
 
