@@ -80,8 +80,12 @@ def _power(row: Mapping[str, Any]) -> str:
 
 
 def _table(table: Table) -> str:
+    kinds = [
+        " class=n" if table.is_number(i) else " class=w" if i >= table.texts else "" for i in range(len(table.head))
+    ]
+
     def row(cells: Iterable[str], tag: str) -> str:
-        marked = (f"<{tag}{'' if i < table.texts else ' class=n'}>{escape(c)}</{tag}>" for i, c in enumerate(cells))
+        marked = (f"<{tag}{kind}>{escape(cell)}</{tag}>" for cell, kind in zip(cells, kinds, strict=True))
         return "<tr>" + "".join(marked) + "</tr>"
 
     body = "\n".join(row(cells, "td") for cells in table.rows)

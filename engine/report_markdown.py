@@ -46,7 +46,7 @@ def _lines(report: Mapping[str, Any]) -> Iterator[str]:
     for table in tables(report):
         yield f"## {escape(table.title)}\n"
         yield "| " + " | ".join(map(escape, table.head)) + " |"
-        yield "|" + "|".join("---" if i < table.texts else "---:" for i in range(len(table.head))) + "|"
+        yield "|" + "|".join("---:" if table.is_number(i) else "---" for i in range(len(table.head))) + "|"
         for row in table.rows:
             yield "| " + " | ".join(map(escape, row)) + " |"
         yield f"\n{opening(table.note)}\n"

@@ -9,7 +9,7 @@ CSS = """\
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--paper); color: var(--ink); font: 15px/1.5 system-ui, -apple-system, "Segoe UI",
   Roboto, "Helvetica Neue", Arial, sans-serif; }
-main { max-width: 1180px; margin: 0 auto; padding: 40px 24px 80px; }
+main { max-width: 1320px; margin: 0 auto; padding: 40px 24px 80px; }
 header { margin-bottom: 28px; }
 h1 { font-size: 27px; line-height: 1.25; margin: 4px 0 14px; letter-spacing: -.01em; max-width: 60ch;
   overflow-wrap: anywhere; }
@@ -40,7 +40,7 @@ table { border-collapse: collapse; width: 100%; font-size: 12.5px; font-variant-
 th, td { padding: 6px 9px; text-align: left; border-bottom: 1px solid var(--line); white-space: nowrap; }
 th { color: var(--soft); font-weight: 600; vertical-align: bottom; white-space: normal; }
 tbody tr:last-child td { border-bottom: 0; }
-td:last-child { white-space: normal; min-width: 9em; overflow-wrap: anywhere; }
+td.w { white-space: normal; min-width: 9em; overflow-wrap: anywhere; }
 .n { text-align: right; }
 figure { margin: 0 0 16px; background: #fff; border: 1px solid var(--line); border-radius: 10px; padding: 10px; }
 img { display: block; width: 100%; height: auto; }

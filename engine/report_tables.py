@@ -14,13 +14,17 @@ NONE = "–"
 
 @dataclass(frozen=True)
 class Table:
-    """A table with its title and a note; the first `texts` columns hold words, the others numbers."""
+    """A table with its title and a note; the first `texts` and the last `words` columns hold words, others numbers."""
 
     title: str
     note: str
     head: list[str]
     rows: list[list[str]]
     texts: int = 1
+    words: int = 0
+
+    def is_number(self, column: int) -> bool:
+        return self.texts <= column < len(self.head) - self.words
 
 
 def plain(value: float | None, sign: str = "") -> str:
@@ -66,8 +70,14 @@ def _differences(report: Mapping[str, Any]) -> list[Table]:
     tables = []
     for point in dict.fromkeys(row["point"] for row in report["contrasts"]):
         rows = [_difference(row) for row in report["contrasts"] if row["point"] == point]
+        filled = [
+            i
+            for i in range(len(DIFFERENCE_HEAD))
+            if DIFFERENCE_HEAD[i] != "bootstrap" or any(r[i] != NONE for r in rows)
+        ]
         title = "Paired differences" + (f" at {point}" if point else "")
-        tables.append(Table(title, DIFFERENCES, DIFFERENCE_HEAD, rows, 3))
+        head, *rows = ([row[i] for i in filled] for row in [DIFFERENCE_HEAD, *rows])
+        tables.append(Table(title, DIFFERENCES, head, rows, 3))
     return tables
 
 
@@ -182,9 +192,8 @@ def _runs(report: Mapping[str, Any]) -> Table:
         for row in report["runs"]
     ]
     head = ["run", "state", "code", "steps", "epochs", "time", "resumed", "what went wrong"]
-    return Table(
-        "Runs", "Code is the exit code of the run; time is time spent training, over all its processes.", head, rows, 2
-    )
+    note = "Code is the exit code of the run; time is time spent training, over all its processes."
+    return Table("Runs", note, head, rows, 2, 2)
 
 
 def settings(plugins: Mapping[str, Any]) -> str:

@@ -287,6 +287,14 @@ def test_what_the_figures_draw_is_what_was_applied(study: Built) -> None:
     assert drawn.lr.x[-1] == 6.0 and drawn.lr.y[0] == 0.01
 
 
+def test_a_run_that_diverged_is_drawn(drawn: None, study: Built) -> None:
+    for seed, worst in ((1, float("inf")), (2, float("nan"))):
+        study.run("baseline", seed, 90.0, val=lambda e, worst=worst: worst if e > 2 else 1e300)  # type: ignore[misc]
+        study.run("controller", seed, 90.0, status="failed", epochs=0)
+    report = build_report(study.close())
+    assert [figure["kind"] for figure in report["figures"]] == ["all", "seed", "seed"]
+
+
 def test_a_long_series_is_thinned_without_hiding_a_nan() -> None:
     y = np.zeros(100_000)
     y[50_000] = np.nan
@@ -339,6 +347,7 @@ def hostile(study: Built) -> dict[str, Any]:
         log.write("state", 0, owner=EVIL, name="regime", value=EVIL)
         log.write("mark", 2, owner=EVIL, name=EVIL, why=EVIL)
         log.write("level", 0, owner="train", series="loss", value=1.0, name=EVIL)
+        log.write("level", 0, owner="train", series="loss", value=2.0, name="$\\frac$")
         log.write("error", 2, kind=EVIL, text=EVIL, plugin=EVIL, hook=None, phase=7)
         log.write("state", 0, owner=None, name=["regime"], value={"a": 1})
         log.write("epoch", 0, kind="epoch", evaluations=[1], train="x", advice=3, grad_accum="two")
