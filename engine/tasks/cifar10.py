@@ -92,7 +92,7 @@ def _empty_array(kind: type, shape: tuple[int, ...], dtype: Any) -> Any:
 
 
 def _dtype(name: str, align: int, copy: int) -> np.dtype[Any]:
-    return np.dtype(name, align=bool(align), copy=bool(copy))  # numpy warns of the integers that old files hold
+    return np.dtype(name, align=bool(align), copy=bool(copy))  # numpy 2.4.0 to 2.4.4 warn of integers
 
 
 def _encode(text: str, encoding: str) -> bytes:

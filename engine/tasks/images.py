@@ -127,7 +127,7 @@ def draws(items: int, crop: int, seed: int, phase: int, number: int) -> tuple[Te
     One `rand(items, 3)` on the CPU, whatever is switched on: so the same on every device, and a flip changes no crop.
     """
     uniform = torch.rand(items, 3, generator=torch_generator(seed, "augment", phase, number))
-    corners = (uniform[:, :2] * (2 * crop + 1)).long().clamp_(max=2 * crop)  # a product just below may round up
+    corners = (uniform[:, :2] * (2 * crop + 1)).long()  # the highest draw, 1 - 2^-24, rounds down: 2 crop + 1 is odd
     return corners[:, 0], corners[:, 1], uniform[:, 2] < 0.5
 
 

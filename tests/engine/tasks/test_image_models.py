@@ -256,9 +256,13 @@ def test_the_loss_is_the_mean_cross_entropy_in_float32(make: Any) -> None:
     assert outputs.loss.dtype == torch.float32 and outputs.loss.dim() == 0 and outputs.loss.requires_grad
     assert outputs.loss.item() == pytest.approx(expected.item(), rel=1e-5)
     assert outputs.hidden == {}
-    with torch.autocast("cpu", torch.bfloat16):
-        low = task.forward(model, batch, {})
+    model.head.register_forward_hook(lambda module, inputs, output: output.bfloat16())
+    low = task.forward(model, batch, {})
     assert low.logits.dtype == torch.bfloat16 and low.loss.dtype == torch.float32
+    low_logits = model.eval()(batch.tensors["images"])
+    picked = [list(task.items("train")).index(i) for i in batch.ids]
+    expected = cross_entropy(low_logits.float(), batch.tensors["labels"], reduction="none").detach()
+    np.testing.assert_allclose(task.evaluate(model, "train", picked).loss_sum, expected, rtol=1e-4)
 
 
 def test_hidden_states_are_given_when_asked_for_and_leave_nothing_behind(make: Any) -> None:
@@ -337,7 +341,20 @@ def test_an_evaluation_leaves_modes_gradients_buffers_and_generators_as_they_wer
     assert all(torch.equal(a, p.grad) for a, p in zip(before[0], model.parameters(), strict=True))
     assert all(torch.equal(a, b) for a, b in zip(before[1], model.buffers(), strict=True))
     assert torch.equal(before[2], torch.get_rng_state())
-    task.forward(model, task.batch(0, 1), {}).loss.backward()  # nothing of it is an inference tensor
+
+
+def test_what_a_module_keeps_from_an_evaluation_can_be_trained_on(make: Any, npz: Any) -> None:
+    task = make({"data": npz})
+    model = built(task, kind="small_resnet", width=4)
+    kept: list[torch.Tensor] = []
+
+    def keep_the_first(module: Any, inputs: Any, output: Any) -> Any:
+        kept.extend([output.mean()] * (not kept))
+        return output * kept[0]
+
+    model.head.register_forward_hook(keep_the_first)
+    task.evaluate(model, "val")
+    task.forward(model, task.batch(0, 1), {}).loss.backward()
 
 
 def test_an_evaluation_that_fails_restores_the_mode(make: Any, npz: Any) -> None:

@@ -160,7 +160,8 @@ def test_files_that_are_no_archive_are_refused(tmp_path: Path, npz: Any) -> None
     flipped[2000] ^= 0xFF
     single = tmp_path / "single.npy"
     np.save(single, np.zeros(3))
-    header = whole.replace(b"{'descr'", b"{((((((('")
+    header = whole.replace(b"{'descr'", b"{(((((((")
+    assert header != whole and len(header) == len(whole)
     contents = {
         "truncated": whole[:-500], "flipped": bytes(flipped), "empty": b"", "text": b"images", "header": header,
         "single": single.read_bytes(), "pickle": pickle.dumps(Exploit(tmp_path / "ran")),
@@ -209,6 +210,10 @@ def test_cifar10_is_read_as_torchvision_reads_it(cifar: Path, monkeypatch: pytes
     for part, train in ((source.pool, True), (source.test, False)):
         theirs = CIFAR10(cifar, train=train)
         assert part is not None and (part.pixels == theirs.data).all() and part.labels.tolist() == theirs.targets
+
+
+def test_the_whole_numbers_of_old_pickles_are_taken_without_a_warning() -> None:
+    assert cifar10._dtype("u1", 0, 0) == np.uint8
 
 
 def test_the_checksums_are_those_torchvision_knows() -> None:
@@ -322,7 +327,7 @@ def test_a_folders_fingerprint_follows_names_and_bytes(tmp_path: Path) -> None:
     first = fingerprint(data)
     (tmp_path / "x").rename(tmp_path / "y")
     assert fingerprint(data.model_copy(update={"path": str(tmp_path / "y")})) == first
-    (tmp_path / "y" / "a" / "0.png").rename(tmp_path / "y" / "a" / "7.png")
+    (tmp_path / "y" / "a" / "1.png").rename(tmp_path / "y" / "a" / "7.png")
     assert fingerprint(data.model_copy(update={"path": str(tmp_path / "y")})) != first
 
 
