@@ -228,11 +228,11 @@ def summary(row: Row, width: int, dark: bool) -> Text:
     if row.study.gone:
         out.append("∅ gone  ", colours.status("gone", dark)[1])
     if row.kind == "arm":
-        found = [m[1] for r in row.runs if (m := r.facts.metric(row.study.prefer())) and math.isfinite(m[1])]
+        whole = [r.facts.metric(row.study.prefer()) for r in row.runs if r.facts.status == "finished"]
+        found = [m for m in whole if m and math.isfinite(m[1]) and m[0] == (row.study.prefer() or m[0])]
         if found:
-            out.append(
-                f"{row.study.prefer() or 'val'} {ticks.number(sum(found) / len(found))} over {len(found)}  ", "dim"
-            )
+            mean = ticks.number(sum(value for _, value in found) / len(found))
+            out.append(f"val {found[0][0]} {mean}, mean of {len(found)} finished  ", "dim")
     elif row.study.question:
         out.append(row.study.question, "dim italic")
     out.truncate(width, overflow="ellipsis", pad=True)

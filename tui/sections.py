@@ -20,6 +20,7 @@ from ctr.tui.follow import RunStore
 
 from . import ticks
 from .clean import clean, fit, plain
+from .texts import wrapped
 from .widgets.chart import Chart
 
 MOST_ROWS = 500
@@ -62,13 +63,24 @@ def widgets(sections: Sequence[panels.Section]) -> list[Widget]:
         if isinstance(body, panels.SeriesPlot):
             widget = SectionChart(body)
         elif isinstance(body, panels.Table):
-            widget = Static(table(body), classes="box")
+            widget = SectionTable(body)
         else:
             text = Text("\n", end="").join([clean(line) for line in body.text.splitlines()[:MOST_ROWS]])
             widget = Static(text, classes="box")
         widget.border_title = plain(section.title, 80).replace("[", "\\[")
         made.append(widget)
     return made
+
+
+class SectionTable(Static):
+    """A table that a panel asked for, laid out for the room it has."""
+
+    def __init__(self, body: panels.Table) -> None:
+        super().__init__(classes="box")
+        self.body = body
+
+    def on_resize(self) -> None:
+        self.update(table(self.body, max(self.content_size.width, 20)))
 
 
 class SectionChart(Chart):
@@ -84,17 +96,23 @@ def redraw(parent: Widget, store: RunStore) -> None:
         chart.show(pictures.standard(store, list(chart.body.keys)[:8], log=chart.body.log))
 
 
-def table(body: panels.Table) -> Text:
-    """Write a table with aligned columns; numbers to the right."""
+def table(body: panels.Table, width: int) -> Text:
+    """Write a table with aligned columns, numbers to the right; a last column of text goes on below itself."""
     rows = [[_cell(value) for value in row] for row in body.rows[:MOST_ROWS]]
     heads = [plain(c, 60) for c in body.columns]
     columns = range(len(heads))
     widths = [max([cell_len(heads[k]), *(min(cell_len(row[k]), 70) for row in rows)]) for k in columns]
-    numeric = [all(not isinstance(row[k], str) for row in body.rows) and bool(body.rows) for k in columns]
-    out = Text(end="", no_wrap=True)
-    out.append("  ".join(fit(heads[k], widths[k], numeric[k]) for k in columns), "bold")
+    numeric = [bool(body.rows) and not any(isinstance(row[k], str) for row in body.rows) for k in columns]
+    left = sum(widths[:-1]) + 2 * (len(heads) - 1)
+    if heads and not numeric[-1]:
+        widths[-1] = max(width - left, 10)
+    out = Text("  ".join(fit(heads[k], widths[k], numeric[k]) for k in columns), "bold", end="", no_wrap=True)
     for row in rows:
-        out.append("\n" + "  ".join(fit(row[k], widths[k], numeric[k]) for k in columns))
+        last = wrapped(row[-1], widths[-1]) if row and not numeric[-1] else row[-1:]
+        cells = [fit(row[k], widths[k], numeric[k]) for k in columns[:-1]]
+        out.append("\n" + "  ".join([*cells, fit(last[0] if last else "", widths[-1], numeric[-1])]), "")
+        for more in last[1:]:
+            out.append("\n" + " " * left + more)
     return out
 
 

@@ -92,7 +92,8 @@ def _figures(c: Contrast, unit: str) -> list[str]:
     r = c.result
     lines = [plain(sentence(r, c.a, c.b, c.metric, c.unit), 600)]
     lines.append(
-        f"wins {r.wins}  ties {r.ties}  losses {r.losses}" + (f"  ·  {c.waiting} seeds still run" if c.waiting else "")
+        f"wins {r.wins}  ties {r.ties}  losses {r.losses}"
+        + (f"  ·  {c.waiting} seed{'s' * (c.waiting > 1)} still at work" if c.waiting else "")
     )
     if r.sign_p is not None:
         kind = "exact" if r.sign_exact else "sampled"

@@ -67,7 +67,7 @@ class FakeRun:
         self.epochs, self.per_epoch, self.lift = epochs, per_epoch, lift
         self.started, self.interval = started, interval
         self.step = 0
-        self.random = np.random.default_rng(seed)
+        self.random = np.random.default_rng([seed, *arm.encode()])
         self.control = arm == "controller"
         self.path.mkdir(parents=True, exist_ok=True)
         plugins = "{phase_controller: {rule: faithful}}" if self.control else "{}"
@@ -103,6 +103,7 @@ class FakeRun:
             self.series.declare("phase_controller.why", kind="hold")
             self.series.declare("phase_controller.term.calm")
             self.series.declare("phase_controller.weight.calm", kind="hold")
+            self.series.declare("phase_controller.deriv")
 
     def advance(self, steps: int) -> None:
         """Train `steps` updates."""
@@ -123,7 +124,10 @@ class FakeRun:
         rows = {"train.loss": task, "train.lr": rate, "train.base_lr": base, "train.epoch": epoch}
         rows |= {"train.items": float(k * 128), "clock.seconds": k * 0.05}
         if self.control:
-            rows |= {"phase_controller.term.calm": 0.4 * math.exp(-share), "train.total": task + 0.04 * math.exp(-share)}
+            rows |= {
+                "phase_controller.term.calm": 0.4 * math.exp(-share),
+                "train.total": task + 0.04 * math.exp(-share),
+            }
         for key, value in rows.items():
             self.series.append(key, np.array([k]), np.array([value]))
         self.loss = task
@@ -147,9 +151,11 @@ class FakeRun:
         share = self.step / self.total
         wobble = float(self.random.normal(0, 0.4))
         loss = 2.3 * math.exp(-2.9 * share) + 0.24 + 0.02 * wobble
-        self.val = {"loss": loss, "accuracy": 97.0 - 80 * math.exp(-4.5 * share) + self.lift + wobble}
+        self.val = {"loss": loss, "accuracy": 96.0 - 80 * math.exp(-(4.2 + self.lift) * share) + self.lift + wobble}
         for name, value in self.val.items():
             self.series.append(f"val.{name}", np.array([self.step]), np.array([value]))
+        if self.control:
+            self.series.append("phase_controller.deriv", np.array([self.step]), np.array([-0.2 * math.exp(-3 * share)]))
         self.log.write(
             "epoch",
             self.step,
@@ -174,8 +180,13 @@ class FakeRun:
             test = {"loss": self.val["loss"] + 0.01, "accuracy": self.val["accuracy"] - 0.3, "items": 360}
             for weights in ("selected", "last"):
                 self.log.write("evaluation", self.step, split="test", weights=weights, values=test, by="engine")
-            rows = [{"label": "start", "values": {"main": 2.3}}, {"label": "main", "values": {"main": self.val["loss"]}}]
-            write_json(self.path / "matrix.json", {"tasks": ["main"], "metric": "loss", "better": "lower", "rows": rows})
+            rows = [
+                {"label": "start", "values": {"main": 2.3}},
+                {"label": "main", "values": {"main": self.val["loss"]}},
+            ]
+            write_json(
+                self.path / "matrix.json", {"tasks": ["main"], "metric": "loss", "better": "lower", "rows": rows}
+            )
         elif error:
             self.log.write("error", self.step, kind="GuardError", text=error, plugin="", hook="", phase="main")
         self.series.flush()
@@ -249,17 +260,22 @@ ARMS = ("baseline", "controller", "constant")
 LIFT = {"baseline": 0.0, "controller": 1.2, "constant": 0.4}
 
 
-def study(root: Path, name: str = "quickstart", seeds: Sequence[int] = (42, 137, 2024, 7, 314, 1)) -> Path:
+def study(
+    root: Path,
+    name: str = "quickstart",
+    seeds: Sequence[int] = (42, 137, 2024, 7, 314, 1),
+    interval: float = 1.0,
+) -> Path:
     """Make a study in the middle of its work: most runs finished, one live, one failed, the rest queued."""
     folder = root / name
     index(folder, ARMS, seeds)
     for arm in ARMS:
         for k, seed in enumerate(seeds):
             order = START + 100 * k + ARMS.index(arm)
-            if arm == "constant" and k > 3:
+            if arm == "constant" and k == len(seeds) - 1:
                 continue
-            run = FakeRun(folder, arm, seed, started=order, lift=LIFT[arm] + 0.15 * k)
-            if arm == "constant" and k == 3:
+            run = FakeRun(folder, arm, seed, started=order, lift=LIFT[arm] + 0.15 * k, interval=interval)
+            if arm == "constant" and k == len(seeds) - 2:
                 run.advance(70)
                 run.finish("failed", "the loss is not finite at step 70; culprit: task loss")
             elif arm == "controller" and k == len(seeds) - 1:

@@ -85,11 +85,12 @@ class StudyScreen(ViewerScreen):
         head.append_text(counts(self.study.runs.values(), self.dark))
         if self.study.gone:
             head.append("∅ gone", "bold")
+        head.append_text(clean(self.key, "bold", 60))
+        head.append(" over seeds, mean and 95 % t interval", "dim")
         self.query_one("#head", Static).update(head)
         self.query_one("#question", Static).update(clean(" " + self.study.question, "italic"))
         bands = [groups.band(g, self.key, "epoch") for g in self.groups]
-        title = clean(self.key, "", 40).plain
-        picture = Picture(title, Axis("epoch"), bands=[b for b in bands if len(b.x)], log=self.log_scale)
+        picture = Picture("", Axis("epoch"), bands=[b for b in bands if len(b.x)], log=self.log_scale)
         self.query_one("#bands", Chart).show(picture)
         self._verdict()
 

@@ -101,7 +101,7 @@ def about(facts: Facts, prefer: str, dark: bool) -> Text:
         ("time", ticks.span(facts.monotonic) if facts.monotonic else "–"),
     ]
     for name, value in lines:
-        text.append(f"\n{name:<11}", "dim")
+        text.append(f"\n{name:<14}", "dim")
         text.append(value)
     if facts.error:
         text.append(f"\n{facts.error}", colour)
