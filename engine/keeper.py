@@ -62,16 +62,19 @@ class Keeper:
         if self._after_update is not None:
             self._after_update(step)
         every = self._every.every_steps
-        return bool(self.log_due() or self._stop.is_set() or (every and step % every == 0) or self._late())
-
-    def log_due(self) -> bool:
-        return self._log.due()  # type: ignore[no-any-return]
+        return bool(self._log.due() or self._stop.is_set() or (every and step % every == 0) or self._late())
 
     def _late(self) -> bool:
         return self._next_time < float("inf") and time.monotonic() >= self._next_time
 
     def attach(self, log: Any) -> None:
         self._log = log
+
+    def drop_old_requests(self, step: int) -> None:
+        """Drop what was asked of an earlier process: an old `stop` ends no resumed run."""
+        for request in pending(self._run.path):
+            text = f"request {request.what} of {request.who} came before this start and was dropped"
+            self._log.event("warning", step, owner="engine", text=text)
 
     def rest(self, kernel: Any, moment: str) -> None:
         """Flush, read the guard, report, obey, checkpoint if due; raises `GuardError` or `Interrupted`."""

@@ -73,6 +73,7 @@ def take_up(kernel: Any, keeper: Any, loaded: Any | None) -> None:
         events.resumed(loaded.path.name, loaded.record["events"] - 1, kernel.position.step, loaded.skipped)
     elif events.seq:
         events.resumed("", -1, 0)
+    keeper.drop_old_requests(kernel.position.step)
 
 
 def reinstate(kernel: Any, keeper: Any, loaded: Any) -> None:

@@ -344,15 +344,39 @@ def test_a_stop_commits_a_checkpoint_and_says_interrupted(tmp_path: Path) -> Non
     assert bits(finish(resumed)) == bits(finish(make(tmp_path / "a")))
 
 
+class Asks:
+    """Stands for somebody else: files a request while step 3 is made."""
+
+    def __init__(self, folder: Path, what: Any) -> None:
+        self.folder, self.what = folder, what
+
+    @hookimpl
+    def schedule_lr(self, step: Any) -> None:
+        if step.step == 3:
+            request(self.folder, self.what, who="anna@laptop")
+
+
 def test_requests_are_obeyed_between_two_updates_and_recorded(tmp_path: Path) -> None:
-    kernel = make(tmp_path, log_steps=1)
-    request(tmp_path, "checkpoint", who="anna@laptop")
-    finish(kernel)
-    control = [r for r in read_events(tmp_path) if r["event"] == "control"]
-    assert [(r["request"], r["who"], r["step"]) for r in control] == [("checkpoint", "anna@laptop", 1)]
-    request(tmp_path / "b", "stop", who="anna") if (tmp_path / "b").mkdir() is None else None
+    kernel = finish(make(tmp_path / "a", {"a": Asks(tmp_path / "a", "checkpoint")}, log_steps=1))
+    control = [r for r in read_events(tmp_path / "a") if r["event"] == "control"]
+    assert [(r["request"], r["who"], r["step"]) for r in control] == [("checkpoint", "anna@laptop", 4)]
+    assert bits(kernel) == bits(finish(make(tmp_path / "plain")))
     with pytest.raises(Interrupted):
-        make(tmp_path / "b", log_steps=1).run()
+        make(tmp_path / "b", {"a": Asks(tmp_path / "b", "stop")}, log_steps=1).run()
+    request(tmp_path / "b", "stop", who="late")
+    again = finish(make(tmp_path / "b"))  # the late request was for the process that is gone
+    assert bits(again) == bits(kernel)
+    assert any("late came before this start" in r.get("text", "") for r in read_events(tmp_path / "b"))
+
+
+def test_a_paused_run_waits_and_goes_on_where_it_stood(tmp_path: Path) -> None:
+    kernel = make(tmp_path, {"a": Asks(tmp_path, "pause")}, log_steps=1)
+    thread = threading.Timer(0.6, lambda: request(tmp_path, "resume", who="anna"))
+    thread.start()
+    finish(kernel)
+    control = [(r["request"], r["step"]) for r in read_events(tmp_path) if r["event"] == "control"]
+    assert control == [("pause", 4), ("resume", 4)]
+    assert bits(kernel) == bits(finish(make(tmp_path / "plain")))
 
 
 # ------------------------------------------------------------------------------------------------ the guard
