@@ -1,4 +1,4 @@
-"""The report's figures: four panels for each seed, the same over all seeds, and the paired differences.
+"""Four panels for each seed, and the same over all seeds.
 
 Arms are told apart by colour and by line style, regimes by tint and by name.
 """
@@ -13,6 +13,7 @@ import numpy as np
 from .figure_data import Line, Span, Trace, change
 from .figure_style import ARMS, DASHES, FAINT, INK, STYLES, TINTS, house_style, label, png
 from .inference import t_interval
+from .stats import LARGEST
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -66,6 +67,10 @@ def _draw(
     _levels(deriv, every)
     if len(every) == len(groups):
         _marks(deriv, groups, colors)
+    else:
+        _fit(metric, [t.metric.y for t in every])
+        _fit(loss, [t.epoch_loss.y for t in every])
+        _fit(deriv, [*([t.watched.y for t in every] if logged else []), [v for t in every for v, _ in t.levels]])
     metric.set_title(label(names["metric"]))
     loss.set_title("train loss")
     deriv.set_title(label(names["watched"] or "change of the train loss per epoch"))
@@ -86,6 +91,15 @@ def curve(axis: Axes, lines: Sequence[Line], how: Mapping[str, Any], name: str =
     dot = "o" if len(x) <= 60 and not held else ""
     step = "steps-post" if held else "default"
     axis.plot(x, y, label=name or None, linewidth=1.8, marker=dot, markersize=3, drawstyle=step, **how)
+
+
+def _fit(axis: Axes, values: Sequence[Any]) -> None:
+    """Show what was measured: with two seeds a t band is thirteen times as wide, and would flatten every line."""
+    y = np.concatenate([np.asarray(part, dtype=float) for part in values] or [np.empty(0)])
+    y = y[np.abs(y) < LARGEST]
+    if len(y) and y.max() > y.min():
+        room = 0.06 * (y.max() - y.min())
+        axis.set_ylim(y.min() - room, y.max() + room)
 
 
 def band(lines: Sequence[Line], held: bool = False) -> tuple[Any, Any, Any, Any]:
@@ -173,7 +187,7 @@ def _marks(axis: Axes, groups: Mapping[str, list[Trace]], colors: Mapping[str, s
         for span in [span for t in traces for span in t.spans[1:]]:
             axis.axvline(span.start, color=colors[arm], linewidth=1, linestyle=":", zorder=2)
             axis.plot(
-                span.start, 1, "v", color=colors[arm], transform=axis.get_xaxis_transform(), clip_on=False, zorder=5
+                span.start, 0, "^", color=colors[arm], transform=axis.get_xaxis_transform(), clip_on=False, zorder=5
             )
 
 
@@ -202,51 +216,3 @@ def _legend(figure: Figure, axis: Axes, tints: Mapping[str, str], shaded: Sequen
         names[-len(tints)] += f" (shaded: {label(shaded[0], 18)})"
     if handles:
         figure.legend(handles, names, loc="outside lower center", ncols=min(len(names), 6), fontsize=9)
-
-
-def differences(rows: Sequence[Mapping[str, Any]], title: str) -> bytes:
-    """Draw every paired difference as a dot, with mean and 95 % interval; right of zero is better."""
-    from matplotlib.figure import Figure
-
-    with house_style():
-        metrics = list(dict.fromkeys(row["metric"] for row in rows))
-        counts = [sum(row["metric"] == metric for row in rows) for metric in metrics]
-        figure = Figure(figsize=(10, 1.2 + 0.42 * sum(counts) + 0.7 * len(metrics)), layout="constrained")
-        axes = figure.subplots(len(metrics), 1, squeeze=False, height_ratios=[c + 0.6 for c in counts])[:, 0]
-        for axis, metric in zip(axes, metrics, strict=True):
-            _strip(axis, [row for row in rows if row["metric"] == metric])
-        figure.suptitle(label(title, 100), x=0.01, ha="left", fontsize=13, fontweight="bold", color=INK)
-        return png(figure)
-
-
-def _strip(axis: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
-    axis.axvline(0, color=INK, linewidth=1, zorder=1)
-    for place, row in enumerate(rows):
-        d = np.array(row["differences"])
-        color = {"improves": "#009E73", "worse": "#D55E00"}.get(row["verdict"], "#5b6b7a")
-        nudge = np.linspace(-0.13, 0.13, len(d)) if len(d) > 1 else np.zeros(len(d))
-        axis.plot(d, place + nudge, "o", color=color, alpha=0.5, markersize=5.5, markeredgewidth=0, zorder=3)
-        if row["interval"]:
-            axis.plot(row["interval"], [place, place], color=color, linewidth=2.4, zorder=2, solid_capstyle="butt")
-        if row["mean"] is not None:
-            axis.plot([row["mean"]], [place], "D", color=color, markersize=8, markeredgecolor="white", zorder=4)
-        axis.annotate(
-            label(row["verdict"]),
-            (1.01, place),
-            xycoords=axis.get_yaxis_transform(),
-            va="center",
-            fontsize=9,
-            color=color,
-        )
-    names = [
-        f"{label(r['a'], 24)} − {label(r['b'], 24)}" + (f"\n{label(r['point'], 30)}" if r["point"] else "")
-        for r in rows
-    ]
-    axis.set_yticks(range(len(rows)), names)
-    axis.set_ylim(len(rows) - 0.45, -0.55)
-    axis.grid(False, axis="y")
-    unit = "pp" if rows[0]["unit"] == "%" else label(rows[0]["unit"], 12)
-    axis.set_title(f"{label(rows[0]['metric'])}{f' [{unit}]' if unit else ''}: better →")
-    low, high = axis.get_xlim()
-    reach = max(abs(low), abs(high))
-    axis.set_xlim(-reach, reach)

@@ -86,7 +86,7 @@ def _drawn_metric(study: Study) -> str:
 
 
 def _differences(report: Mapping[str, Any]) -> list[tuple[dict[str, str], bytes]]:
-    from .figures import differences
+    from .figure_pairs import differences
 
     rows = [row for row in report["contrasts"] if row["n"]]
     if not rows:

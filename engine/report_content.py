@@ -39,9 +39,16 @@ def content(study: Study) -> dict[str, Any]:
         "transfer": _transfer(study),
         "runs": [run_row(run) for run in study.runs],
         "replays": mapping(study.index.get("replays")),
-        "problems": study.problems + [f"{run.name}: {problem}" for run in study.runs for problem in run.problems],
+        "problems": _problems(study),
         "figures": [],
     }
+
+
+def _problems(study: Study) -> list[str]:
+    """Name what could not be read; runs without a folder, as those that were not asked for yet, share a line."""
+    missing = [run.name for run in study.runs if run.state == "missing"]
+    lines = [f"{len(missing)} of {len(study.runs)} runs have no folder: {', '.join(missing)}"] if missing else []
+    return study.problems + lines + [f"{run.name}: {line}" for run in study.runs for line in run.problems]
 
 
 def _metrics(study: Study) -> list[str]:
@@ -140,7 +147,8 @@ def _same_weights(study: Study, a: str, b: str, point: str, seeds: Iterable[int]
 def _proof(result: stats.Paired, same: Mapping[str, list[int]]) -> str:
     equal, n = len(same["last"]), result.n
     if equal == n:
-        return f"the last weights have equal hashes at {f'all {n} seeds' if n > 1 else 'that seed'}"
+        where = {1: "that seed", 2: "both seeds"}.get(n, f"all {n} seeds")
+        return f"the last weights have equal hashes at {where}"
     if equal:
         return f"the last weights have equal hashes at {equal} of {n} seeds, elsewhere only the numbers agree"
     return "only the numbers agree: the hashes of the last weights differ or are missing"
@@ -173,11 +181,12 @@ def _matching(study: Study) -> list[dict[str, Any]]:
     rows = []
     for point in study.points_of(*study.arms):
         for seed in study.seeds:
-            runs = [run for arm in study.arms if (run := study.at(arm, seed, point))]
+            found = [study.at(arm, seed, point) for arm in study.arms]
+            runs = [run for run in found if run and run.state != "missing"]
             row: dict[str, Any] = {"seed": seed, "point": point}
             for what in HASHES:
                 row[what] = _agreement({run.arm: text(mapping(run.provenance.get("hashes")).get(what)) for run in runs})
-            rows.append(row)
+            rows += [row] if runs else []
     return rows
 
 
@@ -193,17 +202,22 @@ def _agreement(by_arm: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _incomplete(study: Study, contrasts: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Name every pair that was dropped, and why."""
-    lines = []
+    """Name every pair that was dropped, and why; seeds and metrics that share a cause share a line."""
+    found: dict[tuple[str, str, str, str], tuple[list[int], list[str]]] = {}
     for row in contrasts:
         for seed, why in row["dropped"]:
             runs = {arm: study.at(arm, seed, row["point"]) for arm in (row["a"], row["b"])}
             causes = [why_no_value(arm, run) for arm, run in runs.items() if run is None or not run.finished]
-            at = f" at {row['point']}" if row["point"] else ""
-            lines.append(
-                f"{row['a']} - {row['b']}{at} on {row['metric']}: seed {seed} dropped: {'; '.join(causes) or why}"
-            )
-    return lines
+            key = row["a"], row["b"], row["point"], "; ".join(causes) or why
+            seeds, metrics = found.setdefault(key, ([], []))
+            seeds += [seed] if seed not in seeds else []
+            metrics += [row["metric"]] if row["metric"] not in metrics else []
+    return [_dropped(*key, *what) for key, what in found.items()]
+
+
+def _dropped(a: str, b: str, point: str, cause: str, seeds: list[int], metrics: list[str]) -> str:
+    named = f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
+    return f"{a} - {b}{' at ' + point if point else ''} on {', '.join(metrics)}: {named} dropped: {cause}"
 
 
 def _transfer(study: Study) -> list[dict[str, Any]]:

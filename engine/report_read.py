@@ -158,7 +158,6 @@ def _fill(run: Run) -> None:
     from .events_log import read_events
 
     if not run.folder.is_dir():
-        run.problems.append("its folder is missing")
         return
     here, wrong = run.folder, run.problems
     run.status = mapping(_try(wrong, "status.json", lambda: _present(here / "status.json"), {}))

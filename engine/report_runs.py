@@ -12,7 +12,6 @@ STATES = {
     "failed": "failed",
     "stopped": "was stopped",
     "queued": "has not begun",
-    "missing": "has no folder",
     "unknown": "says nothing of its end",
 }
 
@@ -48,7 +47,7 @@ def run_row(run: Run) -> dict[str, Any]:
 
 def why_no_value(arm: str, run: Run | None) -> str:
     """Say why a run has no number to compare."""
-    if run is None:
+    if run is None or run.state == "missing":
         return f"{arm} has no run"
     error = _error(run)
     return f"{run.name} {STATES.get(run.state, f'is {run.state}')}" + (f" ({error})" if error else "")

@@ -110,7 +110,8 @@ def paired(pairs: Pairs, better: Better, names: tuple[str, str] = ("first", "sec
         return replace(result, reason="no complete pair of seeds")
     result = replace(result, mean=mean_of(d), sd=sd_of(d))
     if not d.any():
-        text = f"{'all ' if n > 1 else ''}{n} difference{'s are' if n > 1 else ' is'} exactly zero"
+        every = {1: "1 difference is", 2: "both differences are"}.get(n, f"all {n} differences are")
+        text = f"{every} exactly zero"
         return replace(result, verdict="identical", reason=text)
     return _tested(result, d)
 

@@ -33,8 +33,8 @@ GAINS = (0.4, 0.5, 0.45, 0.6, 0.35, 0.5)
 def plates(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Draw nothing where the figures are not what is tested: drawing takes most of the time."""
     if "drawn" not in request.fixturenames:
-        for name in ("panels", "differences"):
-            monkeypatch.setattr(f"ctr.engine.figures.{name}", lambda *what: b"\x89PNG")
+        for name in ("figures.panels", "figure_pairs.differences"):
+            monkeypatch.setattr(f"ctr.engine.{name}", lambda *what: b"\x89PNG")
 
 
 @pytest.fixture
@@ -118,7 +118,7 @@ def test_equal_weights_prove_identical_and_unequal_ones_do_not(study: Built) -> 
         study.run("controller", seed, 90.0, digest=f"d{seed}")
     row = only(build_report(study.close()))
     assert row["verdict"] == "identical" and row["identical_weights"]["last"] == [1, 2] and row["family"] == 0
-    assert "the last weights have equal hashes at all 2 seeds" in row["sentence"]
+    assert "the last weights have equal hashes at both seeds" in row["sentence"]
     other = Built(study.path.parent / "other")
     for seed in (1, 2):
         other.run("baseline", seed, 90.0)
@@ -152,6 +152,18 @@ def test_a_failed_seed_drops_the_pair_and_is_named(study: Built) -> None:
     named = "seed 9 dropped: controller-s9 failed (GuardError: the loss is nan at step 17)"
     assert named in report["incomplete"][0] and named in (study.path / "report.html").read_text()
     assert "n = 3 cannot reach 0.05, 6 seeds can" in spoken(report)
+
+
+def test_seeds_that_were_not_run_yet_share_a_line(study: Built) -> None:
+    study.on = ["test.accuracy", "val.loss"]
+    fill(study, GAINS[:2])
+    for seed in (7, 8):
+        study.runs += [{"name": f"{arm}-s{seed}", "arm": arm, "seed": seed, "point": ""} for arm in study.arms]
+    report = build_report(study.close())
+    why = "seeds 7, 8 dropped: controller has no run; baseline has no run"
+    assert report["incomplete"] == [f"controller - baseline on test.accuracy, val.loss: {why}"]
+    assert [row["seed"] for row in report["matching"]] == [1, 2]
+    assert report["problems"] == ["4 of 8 runs have no folder: baseline-s7, controller-s7, baseline-s8, controller-s8"]
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -251,7 +263,7 @@ def test_a_missing_and_a_broken_folder_are_named(drawn: None, study: Built) -> N
         "leftover-s1",
     ):
         assert name in said
-    assert "controller-s8: its folder is missing" in said and only(report)["seeds"] == [1, 3]
+    assert "1 of 7 runs have no folder: controller-s8" in said and only(report)["seeds"] == [1, 3]
 
 
 @pytest.mark.parametrize(
