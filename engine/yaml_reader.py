@@ -91,10 +91,10 @@ def read_text(text: str, name: str) -> Node:
         builder.add(f"is not YAML: {printable(error, 200)}")
     except ValueError:  # ruamel hands an escape beyond the last code point to chr()
         builder.add("an escape in a quoted text names no character")
-    if builder.root is None and not builder.problems:
-        builder.add("is empty")
-    if builder.problems or builder.root is None:
+    if builder.problems:
         raise SpecError(builder.problems)
+    if builder.root is None:
+        raise SpecError([Problem(name, 0, 0, "", "is empty")])
     return builder.root
 
 
