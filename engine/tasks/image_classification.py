@@ -51,7 +51,6 @@ class ImageClassification:
         self._passes = Passes(
             train, self._normalise, config.augment or Augment(crop=0, flip=False), context.micro_batch
         )
-        self._built: Module | None = None
 
     @staticmethod
     def fingerprints(config: ImageConfig) -> Mapping[str, str]:
@@ -65,17 +64,16 @@ class ImageClassification:
             raise SpecError([Problem("spec", 0, 0, "adapter", text)])
         from .image_models import build
 
-        self._built = build(model, self._shape, self._classes)
-        self._check(self._built)
-        return self._built.to(self._context.device)
+        module = build(model, self._shape, self._classes)
+        self.share(module)
+        return module.to(self._context.device)
 
     def groups(self, module: Module) -> Mapping[str, list[Parameter]]:
-        """Return the one group `base`; a module that another task built is refused if it does not fit."""
-        if module is not self._built:
-            self._check(module)
+        """Return the one group `base`: every parameter that is trained."""
         return {"base": [parameter for parameter in module.parameters() if parameter.requires_grad]}
 
-    def _check(self, module: Module) -> None:
+    def share(self, module: Module) -> None:
+        """Take a module that is built already, or refuse it by name where it does not fit the data."""
         from .image_models import check_fit
 
         items, size = len(self._rows["train"].ids), self._context.micro_batch
@@ -117,15 +115,12 @@ class ImageClassification:
         return ids
 
     def probe(self, size: int) -> Sequence[Batch]:
-        """Return `size` validation images, drawn by the data's split seed alone, in batches of `eval_batch`."""
+        """Return at most `size` validation images, drawn by the data's split seed alone, in batches of `eval_batch`."""
         images, step = self._split("val"), self._config.eval_batch
-        if size > len(images):
-            text = f"a probe of {size} images was asked for, the validation split holds {len(images)}"
-            raise DataError(f"{text}; ask for fewer or raise data.val_fraction")
         random = np.random.RandomState(stream(self._config.data.split_seed, "probe") & 0xFFFFFFFF)
         picked = np.sort(random.permutation(len(images))[:size])
         batches = []
-        for part in (picked[start : start + step] for start in range(0, size, step)):
+        for part in (picked[start : start + step] for start in range(0, len(picked), step)):
             tensors = {"images": self._normalise(images.pixels[part]), "labels": images.labels[part]}
             batches.append(Batch(images.ids[part].tolist(), len(part), tensors))
         return batches

@@ -106,6 +106,7 @@ class Passes:
         return torch.where(now.mirrored[start:stop], pixels.flip(3), pixels) if self._augment.flip else pixels
 
     def _permutation(self, number: int) -> Tensor:
+        assert self._phase >= 0, "begin(phase) comes before the first batch"
         generator = torch_generator(self._seed, "data", self._phase, number)
         return torch.randperm(len(self._images), generator=generator)
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from pydantic import TypeAdapter
 
 from ctr.engine.task import Context, Phase
 from ctr.engine.tasks.image_classification import ImageClassification
@@ -32,6 +33,17 @@ def make(tmp_path: Path) -> Make:
 
 
 @pytest.fixture
+def built() -> Callable[..., Any]:
+    """Return a function (task, adapter, **model settings) → the model, from one and the same seed."""
+
+    def build(task: ImageClassification, adapter: Any = None, **settings: Any) -> Any:
+        torch.manual_seed(0)
+        return task.build(TypeAdapter(ImageClassification.Model).validate_python(settings), adapter, torch.Generator())
+
+    return build
+
+
+@pytest.fixture
 def arrays() -> dict[str, Any]:
     """60 and 20 random colour images of 6 x 5 in four classes, as an npz archive holds them."""
     random = np.random.RandomState(0)
@@ -48,3 +60,18 @@ def npz(tmp_path: Path, arrays: dict[str, Any]) -> dict[str, Any]:
     """The data settings of an archive with these arrays."""
     np.savez(tmp_path / "small.npz", **arrays)
     return {"source": "npz", "path": str(tmp_path / "small.npz")}
+
+
+class Exploit:
+    """An object whose unpickling would write a file."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.target,)
+
+
+@pytest.fixture
+def exploit() -> type[Exploit]:
+    return Exploit

@@ -8,19 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from pydantic import TypeAdapter
-from torch.nn.functional import cross_entropy
 
 from ctr.engine.errors import DataError, SpecError
-from ctr.engine.tasks.image_classification import ImageClassification
 from ctr.engine.tasks.resnet import SmallResNet
 
 DIGITS = {"data": {"source": "digits"}}
-
-
-def built(task: ImageClassification, adapter: Any = None, **settings: Any) -> Any:
-    torch.manual_seed(0)
-    return task.build(TypeAdapter(ImageClassification.Model).validate_python(settings), adapter, torch.Generator())
 
 
 def parameters(module: torch.nn.Module) -> int:
@@ -38,9 +30,6 @@ def images_of(tmp_path: Path, size: int, channels: int = 3, train: int = 40) -> 
     }
     np.savez(tmp_path / f"{size}.npz", **arrays)
     return {"data": {"source": "npz", "path": str(tmp_path / f"{size}.npz")}}
-
-
-# ---- the small residual network --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("width", "count"), [(8, 44_370), (16, 175_258), (32, 696_618), (64, 2_777_674)])
@@ -91,18 +80,15 @@ def test_it_computes_what_the_source_describes() -> None:
     assert torch.allclose(model(x), expected)
 
 
-def test_it_adapts_to_channels_and_classes_and_is_built_from_the_default_generator(make: Any) -> None:
+def test_it_adapts_to_channels_and_classes_and_is_built_from_the_default_generator(make: Any, built: Any) -> None:
     task = make(DIGITS)
     one, two = built(task, kind="small_resnet", width=4), built(task, kind="small_resnet", width=4)
     assert (one.channels, one.classes) == (1, 10)
     assert all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), two.state_dict().values(), strict=True))
 
 
-# ---- torchvision -----------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(("name", "size"), [("resnet18", 32), ("mobilenet_v3_small", 32), ("squeezenet1_1", 32)])
-def test_a_torchvision_classifier_trains_a_step(make: Any, tmp_path: Path, name: str, size: int) -> None:
+def test_a_torchvision_classifier_trains_a_step(make: Any, built: Any, tmp_path: Path, name: str, size: int) -> None:
     task = make(images_of(tmp_path, size), micro_batch=8)
     model = built(task, kind="torchvision", name=name)
     optimizer = torch.optim.SGD(task.groups(model)["base"], lr=0.01)
@@ -115,36 +101,36 @@ def test_a_torchvision_classifier_trains_a_step(make: Any, tmp_path: Path, name:
     assert any(not torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
 
 
-def test_grey_images_are_repeated_into_three_channels(make: Any) -> None:
+def test_grey_images_are_repeated_into_three_channels(make: Any, built: Any) -> None:
     task = make(DIGITS)
     model = built(task, kind="torchvision", name="resnet18").eval()
     images = task.batch(0, 0).tensors["images"]
     assert torch.equal(model(images), model.net(images.repeat(1, 3, 1, 1)))
 
 
-def test_models_with_auxiliary_heads_come_without_them(make: Any, tmp_path: Path) -> None:
+def test_models_with_auxiliary_heads_come_without_them(make: Any, built: Any, tmp_path: Path) -> None:
     model = built(make(images_of(tmp_path, 64), micro_batch=8), kind="torchvision", name="googlenet")
     assert isinstance(model.train()(torch.zeros(2, 3, 64, 64)), torch.Tensor)
 
 
 def test_building_draws_the_same_whether_or_not_the_model_is_tried_on_the_data(
-    make: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make: Any, built: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     task = make(images_of(tmp_path, 64), micro_batch=8)
     built(task, kind="torchvision", name="alexnet")  # holds dropout
     state = torch.get_rng_state()
-    monkeypatch.setattr(task, "_check", lambda module: None)
+    monkeypatch.setattr(task, "share", lambda module: None)
     built(task, kind="torchvision", name="alexnet")
     assert torch.equal(state, torch.get_rng_state())
 
 
-def test_trying_the_model_on_the_data_leaves_it_untouched(make: Any) -> None:
+def test_trying_the_model_on_the_data_leaves_it_untouched(make: Any, built: Any) -> None:
     model = built(make(DIGITS), kind="small_resnet", width=4)
     assert model.stem[1].num_batches_tracked == 0 and model.training
     assert all(tensor.device.type == "cpu" for tensor in model.state_dict().values())
 
 
-def test_a_model_that_does_not_fit_is_refused_by_name(make: Any, tmp_path: Path) -> None:
+def test_a_model_that_does_not_fit_is_refused_by_name(make: Any, built: Any, tmp_path: Path) -> None:
     task = make(DIGITS)
     with pytest.raises(SpecError, match=r"model.name: torchvision has no classifier 'resnet81'. Did you mean resnet18"):
         built(task, kind="torchvision", name="resnet81")
@@ -160,14 +146,11 @@ def test_a_model_that_does_not_fit_is_refused_by_name(make: Any, tmp_path: Path)
         built(task, adapter={"rank": 4}, kind="small_resnet")
 
 
-def test_a_last_batch_of_one_tiny_image_is_refused_before_it_is_met(make: Any, tmp_path: Path) -> None:
+def test_a_last_batch_of_one_tiny_image_is_refused_before_it_is_met(make: Any, built: Any, tmp_path: Path) -> None:
     settings = images_of(tmp_path, 4, train=40)  # 36 to train on
     built(make(settings, micro_batch=9), kind="small_resnet", width=4)
     with pytest.raises(SpecError, match=r"cannot train on 1 images of 3 x 4 x 4: .*or another train.micro_batch"):
         built(make(settings, micro_batch=7), kind="small_resnet", width=4)
-
-
-# ---- pretrained weights ----------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -185,7 +168,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return cache / Path(models.get_model_weights("squeezenet1_1").DEFAULT.url).name  # type: ignore[attr-defined]
 
 
-def test_pretrained_weights_get_a_new_head(make: Any, tmp_path: Path, hub: Path) -> None:
+def test_pretrained_weights_get_a_new_head(make: Any, built: Any, tmp_path: Path, hub: Path) -> None:
     from torchvision import models
 
     torch.manual_seed(1)
@@ -198,21 +181,13 @@ def test_pretrained_weights_get_a_new_head(make: Any, tmp_path: Path, hub: Path)
     assert task.forward(model, task.batch(0, 0), {}).logits.shape == (8, 4)
 
 
-def test_weights_that_cannot_be_fetched_are_named(make: Any, tmp_path: Path, hub: Path) -> None:
+def test_weights_that_cannot_be_fetched_are_named(make: Any, built: Any, tmp_path: Path, hub: Path) -> None:
     with pytest.raises(DataError, match=r"pretrained weights of squeezenet1_1 could not be loaded: no network"):
         built(make(images_of(tmp_path, 32)), kind="torchvision", name="squeezenet1_1", pretrained=True)
 
 
-class Exploit:
-    def __init__(self, target: Path) -> None:
-        self.target = target
-
-    def __reduce__(self) -> Any:
-        return Path.touch, (self.target,)
-
-
-def test_a_weights_file_cannot_run_code(make: Any, tmp_path: Path, hub: Path) -> None:
-    torch.save({"features.0.weight": Exploit(tmp_path / "ran")}, hub)
+def test_a_weights_file_cannot_run_code(make: Any, built: Any, tmp_path: Path, hub: Path, exploit: Any) -> None:
+    torch.save({"features.0.weight": exploit(tmp_path / "ran")}, hub)
     task = make(images_of(tmp_path, 32))
     with pytest.raises(DataError, match=r"hold more than tensors; delete the file"):
         built(task, kind="torchvision", name="squeezenet1_1", pretrained=True)
@@ -221,206 +196,20 @@ def test_a_weights_file_cannot_run_code(make: Any, tmp_path: Path, hub: Path) ->
     assert (tmp_path / "ran").exists()
 
 
-# ---- sharing ---------------------------------------------------------------------------------------------------
-
-
-def test_a_second_task_shares_a_model_that_fits_and_refuses_another(make: Any, tmp_path: Path) -> None:
+def test_a_second_task_shares_a_model_that_fits_and_refuses_another(make: Any, built: Any, tmp_path: Path) -> None:
     first = make(images_of(tmp_path, 8))
     model = built(first, kind="small_resnet", width=4)
-    assert [p.shape for p in make(images_of(tmp_path, 16)).groups(model)["base"]] == [
-        p.shape for p in first.groups(model)["base"]
-    ]
+    second = make(images_of(tmp_path, 16))
+    second.share(model)
+    assert second.forward(model, second.batch(0, 0), {}).loss.isfinite()
     with pytest.raises(SpecError, match=r"takes 3 channels and 4 classes, the data have 1 and 10"):
-        make(DIGITS).groups(model)
+        make(DIGITS).share(model)
     with pytest.raises(SpecError, match=r"Linear was not built for images, so image_classification cannot share it"):
-        first.groups(torch.nn.Linear(3, 3))
+        first.share(torch.nn.Linear(3, 3))
 
 
-def test_frozen_parameters_are_in_no_group(make: Any) -> None:
+def test_frozen_parameters_are_in_no_group(make: Any, built: Any) -> None:
     task = make(DIGITS)
     model = built(task, kind="small_resnet", width=4)
     model.stem.requires_grad_(False)
     assert len(task.groups(model)["base"]) == len(list(model.parameters())) - 3
-
-
-# ---- forward ---------------------------------------------------------------------------------------------------
-
-
-def test_the_loss_is_the_mean_cross_entropy_in_float32(make: Any) -> None:
-    task = make(DIGITS)
-    model = built(task, kind="small_resnet", width=4)
-    batch = task.batch(0, 1)
-    outputs = task.forward(model, batch, {})
-    logits = outputs.logits.double()
-    expected = -logits.log_softmax(dim=1)[range(16), batch.tensors["labels"].tolist()].mean()
-    assert outputs.loss.dtype == torch.float32 and outputs.loss.dim() == 0 and outputs.loss.requires_grad
-    assert outputs.loss.item() == pytest.approx(expected.item(), rel=1e-5)
-    assert outputs.hidden == {}
-    model.head.register_forward_hook(lambda module, inputs, output: output.bfloat16())
-    low = task.forward(model, batch, {})
-    assert low.logits.dtype == torch.bfloat16 and low.loss.dtype == torch.float32
-    low_logits = model.eval()(batch.tensors["images"])
-    picked = [list(task.items("train")).index(i) for i in batch.ids]
-    expected = cross_entropy(low_logits.float(), batch.tensors["labels"], reduction="none").detach()
-    np.testing.assert_allclose(task.evaluate(model, "train", picked).loss_sum, expected, rtol=1e-4)
-
-
-def test_hidden_states_are_given_when_asked_for_and_leave_nothing_behind(make: Any) -> None:
-    task = make(DIGITS)
-    model = built(task, kind="small_resnet", width=4).eval()
-    batch = task.batch(0, 0)
-    plain = task.forward(model, batch, {"hidden": frozenset()})
-    outputs = task.forward(model, batch, {"hidden": frozenset({-1, 0, 2})})
-    assert torch.equal(plain.loss, outputs.loss)
-    assert {i: tuple(h.shape) for i, h in outputs.hidden.items()} == {0: (16, 64, 4), 2: (16, 4, 16), -1: (16, 16)}
-    assert torch.allclose(outputs.hidden[2].mean(dim=1), outputs.hidden[-1])
-    assert torch.equal(model.head(outputs.hidden[-1]), outputs.logits)
-    assert torch.equal(
-        outputs.hidden[0].transpose(1, 2).reshape(16, 4, 8, 8), model.stages[0](model.stem(batch.tensors["images"]))
-    )
-    outputs.hidden[-1].sum().backward()
-    assert model.stem[0].weight.grad.abs().sum() > 0
-    assert not any(part._forward_hooks or part._forward_pre_hooks for part in model.modules())
-
-
-def test_a_hidden_state_that_is_not_there_is_refused(make: Any) -> None:
-    task = make(DIGITS)
-    model = built(task, kind="small_resnet", width=4)
-    with pytest.raises(SpecError, match=r"SmallResNet has no hidden state 7; it has -1, 0, 1, 2"):
-        task.forward(model, task.batch(0, 0), {"hidden": frozenset({7})})
-
-
-# ---- evaluation ------------------------------------------------------------------------------------------------
-
-
-def naive(task: Any, model: Any, split: str) -> tuple[list[float], list[float]]:
-    """Score one item at a time, straight from the numpy arrays."""
-    rows = task._rows[split]
-    scale, shift = task._normalise.scale, task._normalise.shift
-    losses, correct = [], []
-    for pixels, label in zip(rows.images.pixels, rows.images.labels, strict=True):
-        image = torch.from_numpy(pixels.transpose(2, 0, 1).astype(np.float32))[None] * scale + shift
-        logits = model(image).detach()
-        losses.append(float(cross_entropy(logits, torch.tensor([label]))))
-        correct.append(100.0 * (int(logits.argmax()) == label))
-    return losses, correct
-
-
-@pytest.mark.parametrize("split", ["val", "test"])
-def test_an_evaluation_equals_scoring_one_item_at_a_time(make: Any, npz: Any, split: str) -> None:
-    task = make({"data": npz, "eval_batch": 7})
-    model = built(task, kind="small_resnet", width=4)
-    result = task.evaluate(model, split)
-    losses, correct = naive(task, model.eval(), split)
-    np.testing.assert_allclose(result.loss_sum, losses, rtol=1e-5)
-    assert result.metrics["accuracy"].tolist() == correct
-    assert result.split == split and list(result.ids) == list(task.items(split))
-    assert result.loss_sum.dtype == result.count.dtype == result.metrics["accuracy"].dtype == np.float64
-    assert result.summary()["accuracy"] == pytest.approx(np.mean(correct)) and result.count.tolist() == [1.0] * len(
-        losses
-    )
-
-
-def test_some_items_of_a_split_can_be_scored(make: Any, npz: Any) -> None:
-    task = make({"data": npz})
-    model = built(task, kind="small_resnet", width=4)
-    whole, some = task.evaluate(model, "test"), task.evaluate(model, "test", [3, 0, 11])
-    assert list(some.ids) == [63, 60, 71]
-    np.testing.assert_allclose(some.loss_sum, whole.loss_sum[[3, 0, 11]], rtol=1e-5)
-
-
-def test_an_evaluation_leaves_modes_gradients_buffers_and_generators_as_they_were(make: Any, npz: Any) -> None:
-    task = make({"data": npz})
-    model = built(task, kind="small_resnet", width=4)
-    model.stem[1].eval()
-    modes = [part.training for part in model.modules()]
-    task.forward(model, task.batch(0, 0), {}).loss.backward()
-    before = [p.grad.clone() for p in model.parameters()], [b.clone() for b in model.buffers()], torch.get_rng_state()
-    task.evaluate(model, "val")
-    assert [part.training for part in model.modules()] == modes and not all(modes)
-    assert all(torch.equal(a, p.grad) for a, p in zip(before[0], model.parameters(), strict=True))
-    assert all(torch.equal(a, b) for a, b in zip(before[1], model.buffers(), strict=True))
-    assert torch.equal(before[2], torch.get_rng_state())
-
-
-def test_what_a_module_keeps_from_an_evaluation_can_be_trained_on(make: Any, npz: Any) -> None:
-    task = make({"data": npz})
-    model = built(task, kind="small_resnet", width=4)
-    kept: list[torch.Tensor] = []
-
-    def keep_the_first(module: Any, inputs: Any, output: Any) -> Any:
-        kept.extend([output.mean()] * (not kept))
-        return output * kept[0]
-
-    model.head.register_forward_hook(keep_the_first)
-    task.evaluate(model, "val")
-    task.forward(model, task.batch(0, 1), {}).loss.backward()
-
-
-def test_an_evaluation_that_fails_restores_the_mode(make: Any, npz: Any) -> None:
-    task = make({"data": npz})
-    model = built(task, kind="small_resnet", width=4)
-    model.head.register_forward_pre_hook(lambda module, inputs: (inputs[0][:, :2],))
-    with pytest.raises(RuntimeError):
-        task.evaluate(model, "val")
-    assert all(part.training for part in model.modules())
-
-
-def test_nan_logits_are_no_correct_answers_and_no_finite_loss(make: Any, npz: Any) -> None:
-    task = make({"data": npz})
-    model = built(task, kind="small_resnet", width=4)
-    model.head.bias.data.fill_(float("nan"))
-    assert np.isnan(task.evaluate(model, "val").loss_sum).all()
-
-
-def test_an_unknown_split_is_refused(make: Any, npz: Any) -> None:
-    task = make({"data": npz})
-    with pytest.raises(DataError, match=r"the data have no split 'tset'; they have test, train, val"):
-        task.evaluate(built(task, kind="small_resnet", width=4), "tset")
-
-
-def test_the_test_split_is_not_on_the_device_before_it_is_asked_for(make: Any, npz: Any) -> None:
-    task = make({"data": npz})
-    model = built(task, kind="small_resnet", width=4)
-    task.batch(0, 0)
-    task.evaluate(model, "val")
-    assert sorted(task._tensors) == ["train", "val"]
-
-
-# ---- probe -----------------------------------------------------------------------------------------------------
-
-
-def test_the_probe_is_drawn_from_validation_by_the_split_seed_alone(make: Any) -> None:
-    one, two = make({**DIGITS, "eval_batch": 30}, seed=1), make({**DIGITS, "eval_batch": 30}, seed=2, micro_batch=5)
-    probe = one.probe(64)
-    ids = [i for batch in probe for i in batch.ids]
-    assert [batch.count for batch in probe] == [30, 30, 4] and set(ids) < set(one.items("val")) and len(set(ids)) == 64
-    for a, b in zip(probe, two.probe(64), strict=True):
-        assert a.ids == b.ids and torch.equal(a.tensors["images"], b.tensors["images"])
-    other = make({"data": {"source": "digits", "split_seed": 3}}).probe(64)
-    assert [i for batch in other for i in batch.ids] != ids
-    with pytest.raises(DataError, match=r"a probe of 400 images was asked for, the validation split holds 359"):
-        one.probe(400)
-
-
-def test_there_is_nothing_to_remember_across_a_kill(make: Any, npz: Any) -> None:
-    task = make({"data": npz})
-    expected = task.batch(2, 1).ids
-    again = make({"data": npz})
-    again.restore(task.state())
-    assert again.batch(2, 1).ids == expected
-
-
-# ---- determinism -----------------------------------------------------------------------------------------------
-
-
-def test_a_step_and_an_evaluation_run_under_deterministic_algorithms(make: Any, npz: Any) -> None:
-    task = make({"data": npz, "augment": {"crop": 1, "flip": True}})
-    model = built(task, kind="small_resnet", width=4)
-    torch.use_deterministic_algorithms(True)
-    try:
-        outputs = task.forward(model, task.batch(0, 0), {"hidden": frozenset({-1, 1})})
-        (outputs.loss + outputs.hidden[1].square().mean()).backward()
-        task.evaluate(model, "val")
-    finally:
-        torch.use_deterministic_algorithms(False)
