@@ -54,9 +54,6 @@ class Node:
             return {key: node.data for key, node in self.value.items()}
         return [node.data for node in self.value] if isinstance(self.value, list) else self.value
 
-    def plain(self) -> Any:
-        return self.data
-
     def problem(self, text: str, *more: Key, at_key: bool = False) -> Problem:
         """Return a problem at this value, or at its key; `more` names what is missing below it."""
         place, path = self.place, self.path
@@ -64,7 +61,7 @@ class Node:
             place = self.key
             while path and isinstance(path[-1], int):  # a value of a sweep, whose key stands before its list
                 path = path[:-1]
-        return Problem(place.file, place.line, place.column, path_text((*path, *more)), text)
+        return Problem(place.file, place.line, place.column, path_text((*path, *more)), printable(text))
 
 
 def from_plain(data: Any, place: Place, path: Where = ()) -> Node:

@@ -74,7 +74,8 @@ class Checker:
 def unknown(given: str, known: Iterable[str], what: str = "setting") -> str:
     """Return the words for a name that does not exist."""
     names = sorted(known)
-    listed = f"{what}s: {', '.join(names)}" if names else f"there are no {what}s here"
+    some = ", ".join(printable(name, 64) for name in names[:40]) + (" and more" if len(names) > 40 else "")
+    listed = f"{what}s: {some}" if names else f"there are no {what}s here"
     close = guess(given, names)
     return f"no such {what}; {listed}" + (f".{close}" if close else "")
 
