@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from .adapters import Adapter
-from .errors import DataError, MissingDependency, PluginError, UsageError
+from .errors import MissingDependency, PluginError, UsageError
 from .host import Host, Registry
 from .kernel import Plan
 from .matrix import Matrix
@@ -62,14 +62,13 @@ def build(run: Any, folder: Path, registry: Registry, sources: Mapping[str, Path
     """Build every part of a run; `sources` holds the folder of the run that a plugin's `RunRef` points to."""
     first = run.phases[0].train
     device = device_of(first.device)
-    contexts = {
-        name: Context(run.seed, device, first.micro_batch, first.epoch_batches, folder / "data") for name in run.tasks
-    }
-    tasks = {name: registry.tasks[entry.kind](entry.config, contexts[name]) for name, entry in run.tasks.items()}
+    context = Context(run.seed, device, folder / "data")
+    tasks = {name: registry.tasks[entry.kind](entry.config, context) for name, entry in run.tasks.items()}
     module = _module(run, tasks, device)
     host, needs = _plugins(run, registry, sources, device, tasks)
     plans = [_plan(index, phase, tasks[phase.task], module) for index, phase in enumerate(run.phases)]
-    matrix = Matrix(tasks=list(tasks), metric="loss", better="lower")
+    trains = {phase.name: phase.task for phase in run.phases}
+    matrix = Matrix(tasks=list(tasks), metric="loss", better="lower", phases=trains)
     return Built(plans, tasks, module, host, _adapter(tasks, module), matrix, device, needs)
 
 
@@ -77,14 +76,11 @@ def _module(run: Any, tasks: Mapping[str, Any], device: torch.device) -> torch.n
     generator = torch.Generator().manual_seed(mix(stream(run.seed, "init")))
     torch.default_generator.manual_seed(mix(stream(run.seed, "init")))
     module: torch.nn.Module | None = None
-    for name, task in tasks.items():
+    for task in tasks.values():
         if module is None:
             module = task.build(run.model, None, generator)
         else:
-            share = getattr(task, "share", None)
-            if share is None:
-                raise DataError(f"task {name} cannot share the model that the first task built")
-            share(module)
+            task.share(module)
     assert module is not None
     return module.to(device)
 
@@ -124,7 +120,7 @@ def _check_needs(plugin: str, what: str, tasks: Mapping[str, Any]) -> None:
 
 
 def _plan(index: int, phase: Any, task: Any, module: torch.nn.Module) -> Plan:
-    about = Phase(phase.name, index, phase.train.epochs)
+    about = Phase(phase.name, index, phase.train.epochs, phase.train.micro_batch, phase.train.epoch_batches)
     return Plan(about, task, phase.train, phase.adapter == "fresh", partial(_open, phase, task, module))
 
 

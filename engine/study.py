@@ -228,9 +228,9 @@ def _conflict(planned: Planned) -> str:
 
 
 def _write_study(spec: StudySpec, folder: Path, planned: Sequence[Planned], threads: int) -> None:
-    from .rundir import atomic_write
+    from .rundir import atomic_write, make_folder
 
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     atomic_write(folder / "study.yaml", spec.text().encode())
     replays: dict[str, dict[str, str]] = {
         p.name: {plugin: source.name for plugin, source in p.sources.items()} for p in planned if p.sources
@@ -253,9 +253,9 @@ def _orders(chosen: Sequence[Planned], threads: int, take_over: bool) -> list[tu
 
 def queue(p: Planned) -> None:
     """Write a run's spec, and that it waits."""
-    from .rundir import atomic_write, read_json
+    from .rundir import atomic_write, make_folder, read_json
 
-    p.folder.mkdir(parents=True, exist_ok=True)
+    make_folder(p.folder)
     atomic_write(p.folder / "spec.yaml", p.run.text().encode())
     status = read_json(p.folder / "status.json") or {}
     if status.get("status") != "live":
@@ -276,7 +276,9 @@ def stopping() -> Iterator[threading.Event]:
             raise KeyboardInterrupt
         stop.set()
 
-    numbers = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as `nohup` leaves it
+        numbers.append(signal.SIGHUP)
     before = {number: signal.signal(number, ask) for number in numbers}
     try:
         yield stop

@@ -101,18 +101,18 @@ class Context:
 
     seed: int
     device: device
-    micro_batch: int
-    epoch_batches: int | None
     folder: Path
 
 
 @dataclass(frozen=True)
 class Phase:
-    """A stretch of a run on one task."""
+    """A stretch of a run on one task; an epoch is a full pass, or `epoch_batches` micro-batches."""
 
     name: str
     index: int
     epochs: int
+    micro_batch: int
+    epoch_batches: int | None = None
 
 
 class Task(Protocol):
@@ -131,6 +131,9 @@ class Task(Protocol):
 
     def build(self, model: Any, adapter: Any, generator: Generator) -> Module:
         """Build the module once a run; a later task shares it or refuses it by name."""
+
+    def share(self, module: Module) -> None:
+        """Take the module that the run's first task built, or refuse it by name."""
 
     def groups(self, module: Module) -> Mapping[str, list[Parameter]]:
         """Name the parameter groups, trained parameters only."""

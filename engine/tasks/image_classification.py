@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -48,9 +49,9 @@ class ImageClassification:
         self._forward, self._score = forward, score
         train = self._split("train")
         self._shape: tuple[int, int, int] = tuple(train.pixels.shape[1:])  # type: ignore[assignment]
-        self._passes = Passes(
-            train, self._normalise, config.augment or Augment(crop=0, flip=False), context.micro_batch
-        )
+        self._new_passes = partial(Passes, train, self._normalise, config.augment or Augment(crop=0, flip=False))
+        self._phase: Phase | None = None
+        self._module: Module | None = None
 
     @staticmethod
     def fingerprints(config: ImageConfig) -> Mapping[str, str]:
@@ -74,23 +75,35 @@ class ImageClassification:
 
     def share(self, module: Module) -> None:
         """Take a module that is built already, or refuse it by name where it does not fit the data."""
+        self._module = module
+        self._check()
+
+    def _check(self) -> None:
+        """Refuse a module that cannot train on the batches of the phase, as soon as both are known."""
         from .image_models import check_fit
 
-        items, size = len(self._rows["train"].ids), self._context.micro_batch
-        check_fit(module, self._shape, self._classes, {min(size, items), items % size} - {0})
+        if self._module is not None and self._phase is not None:
+            items, size = len(self._rows["train"].ids), self._phase.micro_batch
+            check_fit(self._module, self._shape, self._classes, {min(size, items), items % size} - {0})
 
     def begin(self, phase: Phase) -> None:
+        changed = self._phase is None or self._phase.micro_batch != phase.micro_batch
+        self._phase = phase
+        if changed:
+            self._passes = self._new_passes(phase.micro_batch)
+            self._check()
+        self._epoch_batches = phase.epoch_batches
         self._passes.begin(self._context.seed, phase.index)
 
     def batches(self, epoch: int) -> int:
-        return self._context.epoch_batches or self._passes.per_pass
+        return self._epoch_batches or self._passes.per_pass
 
     def batch(self, epoch: int, index: int) -> Batch:
         return self._passes.batch(*divmod(epoch * self.batches(epoch) + index, self._passes.per_pass))
 
     def order(self, epoch: int) -> NDArray[np.int64]:
         """Return the ids of an epoch's items in the order they are trained."""
-        per_pass, size = self._passes.per_pass, self._context.micro_batch
+        per_pass, size = self._passes.per_pass, self._passes.micro_batch
         first = epoch * self.batches(epoch)
         last = first + self.batches(epoch)
         parts = []

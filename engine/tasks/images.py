@@ -71,7 +71,7 @@ class Passes:
 
     def __init__(self, images: ImageTensors, normalise: Normaliser, augment: Augment, micro_batch: int) -> None:
         self._images, self._normalise, self._augment = images, normalise, augment
-        self._micro_batch = micro_batch
+        self.micro_batch = micro_batch
         self.per_pass = -(-len(images) // micro_batch)
         self._windows = windows(images.pixels, augment.crop) if augment.crop else None
         self._seed, self._phase = 0, -1
@@ -91,8 +91,8 @@ class Passes:
         now = self._now
         if now is None or now.number != number:
             now = self._now = self._turn(number)
-        start = index * self._micro_batch
-        stop = start + self._micro_batch
+        start = index * self.micro_batch
+        stop = start + self.micro_batch
         ids = now.ids[start:stop]
         pixels = self._gather(now, start, stop)
         return Batch(ids, len(ids), {"images": self._normalise(pixels), "labels": now.labels[start:stop]})

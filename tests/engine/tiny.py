@@ -43,7 +43,7 @@ class Tiny:
         self.y = (self.x @ torch.randn(5, 3, generator=draw)).argmax(1)
         self.counts: dict[int, int] = {}  # micro-batch -> count to pretend
         self.documents: dict[int, tuple[int, ...]] = {}
-        self.phase = Phase("main", 0, 1)
+        self.phase = Phase("main", 0, 1, micro)
 
     def build(self) -> torch.nn.Module:
         torch.manual_seed(self.seed)
@@ -176,7 +176,7 @@ def _plan(index: int, spec: Any, task: Tiny, module: torch.nn.Module) -> Plan:
         groups = task.groups(module)
         return build_optimizer(spec.optimizer, groups), Rates(spec, groups, task.batches(0))
 
-    about = Phase(getattr(spec, "name", "main" if index == 0 else f"phase{index}"), index, spec.epochs)
+    about = Phase(getattr(spec, "name", "main" if index == 0 else f"phase{index}"), index, spec.epochs, task.micro)
     return Plan(about, task, spec, getattr(spec, "fresh", True), partial(open_phase))
 
 

@@ -24,9 +24,9 @@ def make(tmp_path: Path) -> Make:
     def make(
         config: dict[str, Any], seed: int = 1, micro_batch: int = 16, epoch_batches: int | None = None, phase: int = 0
     ) -> ImageClassification:
-        context = Context(seed, torch.device("cpu"), micro_batch, epoch_batches, tmp_path)
+        context = Context(seed, torch.device("cpu"), tmp_path)
         task = ImageClassification(ImageClassification.Config.model_validate(config), context)
-        task.begin(Phase("train", phase, 3))
+        task.begin(Phase("train", phase, 3, micro_batch, epoch_batches))
         return task
 
     return make

@@ -161,6 +161,6 @@ def test_a_phase_begins_its_own_count_of_passes(make: Any, npz: Any) -> None:
 
     task = make({"data": npz})
     first = task.batch(0, 0).ids
-    task.begin(Phase("again", 1, 2))
+    task.begin(Phase("again", 1, 2, 16))
     assert task.batch(0, 0).ids != first
     assert task.batch(0, 0).ids == make({"data": npz}, phase=1).batch(0, 0).ids
