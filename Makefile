@@ -10,6 +10,7 @@ $(VENV)/installed: pyproject.toml requirements.lock
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet -r requirements.lock
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
+	rm -rf *.egg-info  # a stale one would shadow the installed entry points for whoever starts Python here
 	@touch $@
 
 demo: $(VENV)/installed

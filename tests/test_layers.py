@@ -12,21 +12,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-FOR_THE_VIEWER = {
-    "rundir",
-    "events_log",
-    "series",
-    "stats",
-    "matrix",
-    "spec",
-    "errors",
-    "text",
-    "yaml_reader",
-    "panels",
-}
-TORCH_FREE = sorted(
-    FOR_THE_VIEWER | {"hooks", "events", "task", "host", "study", "cli", "report", "order", "catalogue"}
+FOR_THE_VIEWER = set(
+    """
+    rundir status storage events_log series stats matrix spec errors text yaml_reader panels
+    """.split()
 )
+TORCH_FREE = sorted(FOR_THE_VIEWER | set("hooks events task host study cli report order catalogue explain".split()))
 
 
 def sources(folder: str) -> list[Path]:
