@@ -95,3 +95,21 @@ def scalar_text(value: Any) -> str:
     if isinstance(value, float):
         return {"inf": ".inf", "-inf": "-.inf", "nan": ".nan"}.get(repr(value), repr(value))
     return str(value)
+
+
+def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Return what differs between two documents, a line for each value: `phases[0].train.epochs: 12 → 30`."""
+    before, after = _flat(old, ""), _flat(new, "")
+    keys = dict.fromkeys((*before, *after))
+    gone = "(absent)"
+    return [f"{k}: {before.get(k, gone)} → {after.get(k, gone)}" for k in keys if before.get(k) != after.get(k)]
+
+
+def _flat(value: Any, path: str) -> dict[str, str]:
+    if isinstance(value, Mapping) and value:
+        pairs = [(f"{path}.{key}".removeprefix("."), child) for key, child in value.items()]
+    elif isinstance(value, list | tuple) and value:
+        pairs = [(f"{path}[{index}]", child) for index, child in enumerate(value)]
+    else:
+        return {path: shown(value)}
+    return {key: text for path, child in pairs for key, text in _flat(child, path).items()}

@@ -11,14 +11,15 @@ from typing import Any
 from pydantic_core import to_jsonable_python
 
 from .errors import Problem, SpecError
-from .nodes import Node, Place, from_plain, shown
+from .nodes import Node, Place, difference, from_plain
 from .overlay import load_tree, with_sets
+from .phases import PhaseSpec
 from .points import point_name
 from .spec_checks import MAX_RUNS, check_references, read_arms, read_comparison
 from .spec_problems import Checker
 from .study_spec import CheckpointSpec, CompareSpec, LogSpec, RunRef, StudyFile, StudyHead
-from .train_spec import TrainSpec
-from .treatment import PhaseSpec, Registry, Resolved, TaskEntry, Treatment, read_treatment
+from .train_spec import Resolved, TrainSpec
+from .treatment import Registry, TaskEntry, Treatment, read_treatment
 from .yaml_reader import MAX_PROBLEMS
 from .yaml_writer import write_text
 
@@ -242,24 +243,6 @@ def _installed() -> Registry:
 
 def _plain(value: Any) -> Any:
     return to_jsonable_python(value, by_alias=True)
-
-
-def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """Return what differs between two documents, a line for each value: `phases[0].train.epochs: 12 → 30`."""
-    before, after = _flat(old, ""), _flat(new, "")
-    keys = dict.fromkeys((*before, *after))
-    gone = "(absent)"
-    return [f"{k}: {before.get(k, gone)} → {after.get(k, gone)}" for k in keys if before.get(k) != after.get(k)]
-
-
-def _flat(value: Any, path: str) -> dict[str, str]:
-    if isinstance(value, Mapping) and value:
-        pairs = [(f"{path}.{key}".removeprefix("."), child) for key, child in value.items()]
-    elif isinstance(value, list | tuple) and value:
-        pairs = [(f"{path}[{index}]", child) for index, child in enumerate(value)]
-    else:
-        return {path: shown(value)}
-    return {key: text for path, child in pairs for key, text in _flat(child, path).items()}
 
 
 def json_schema(registry: Registry | None = None) -> dict[str, Any]:

@@ -9,11 +9,12 @@ from typing import Any
 
 from .nodes import Node, shown
 from .overlay import merge
+from .phases import check_matched
 from .points import points
 from .spec_problems import Checker, missing, unknown
 from .study_spec import ArmFile, CompareSpec, RunRef
 from .text import slug_problem
-from .treatment import Registry, Treatment, check_matched, read_treatment
+from .treatment import Registry, Treatment, read_treatment
 
 MAX_RUNS = 10_000
 ARM_KEYS = tuple(ArmFile.model_fields)

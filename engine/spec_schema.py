@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from .phases import PhaseEntry
 from .schema_walk import schema
 from .study_spec import ArmFile, StudyFile, StudyHead
 from .train_spec import MATCHED, TrainSpec
-from .treatment import NoConfig, PhaseEntry, Registry
+from .treatment import NoConfig, Registry
 
 _DEFS = "#/$defs/"
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"

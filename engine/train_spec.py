@@ -16,6 +16,12 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
+class Resolved(BaseModel):
+    """The base of what is made from valid settings: frozen, and holding objects of foreign classes as they are."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
+
+
 WeightDecay: TypeAlias = Annotated[float, Field(ge=0, le=100)]
 Beta: TypeAlias = Annotated[float, Field(ge=0, lt=1)]
 

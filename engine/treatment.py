@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Protocol
-
-from pydantic import BaseModel, ConfigDict, Field
+from typing import Any, Protocol
 
 from .nodes import Node, shown
-from .overlay import merge
+from .phases import PhaseSpec, read_phases
 from .spec_problems import Checker, missing, unknown
 from .text import printable, slug_problem
-from .train_spec import MATCHED, Settings, TrainSpec
+from .train_spec import Resolved, Settings
 
 
 class Registry(Protocol):
@@ -30,38 +28,6 @@ class Registry(Protocol):
 
 class NoConfig(Settings):
     """The settings of a class that has none."""
-
-
-class PhaseEntry(Settings):
-    """A phase as a study names it."""
-
-    name: str | None = Field(default=None, description="name of the phase; null takes the task's")
-    task: str = Field(description="the task trained on; one of `tasks`")
-    trains: Literal["all", "adapter"] = Field(default="all", description="train all weights, or the adapter alone")
-    adapter: Literal["fresh", "continued"] = Field(
-        default="fresh", description="begin with a new adapter, or go on with it"
-    )
-    moments: Literal["clear", "keep"] = Field(
-        default="clear", description="begin with a new optimizer, or keep its memory"
-    )
-    train: dict[str, Any] = Field(default_factory=dict, description="what differs from the study's `train`; any key")
-
-
-class Resolved(BaseModel):
-    """The base of what is made from valid settings: frozen, and holding objects of foreign classes as they are."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
-
-
-class PhaseSpec(Resolved):
-    """A phase with every setting resolved."""
-
-    name: str
-    task: str
-    trains: Literal["all", "adapter"]
-    adapter: Literal["fresh", "continued"]
-    moments: Literal["clear", "keep"]
-    train: TrainSpec
 
 
 class TaskEntry(Resolved):
@@ -103,7 +69,8 @@ def read_treatment(
         checker.add(missing(tree, "model", "what is trained, such as {kind: small_resnet, width: 8}"))
     elif first is not None:
         model = checker.check(getattr(first, "Model", NoConfig), tree.mapping["model"], f"task class {first.__name__}")
-    phases = _phases(tree, checker, resolved)
+    adapters = {name: hasattr(registry.tasks[entry.kind], "adapter") for name, entry in tasks.items()}
+    phases = read_phases(tree, adapters, checker, resolved)
     plugins = _plugins(tree, registry, checker)
     return Treatment(arm, point, model, tasks, tuple(phases), plugins, tree)
 
@@ -173,74 +140,3 @@ def _plugins(tree: Node, registry: Registry, checker: Checker) -> dict[str, Any]
             config = getattr(registry.plugins[name], "Config", NoConfig)
             found[name] = checker.check(config, settings, f"plugin {name}")
     return dict(sorted(found.items()))
-
-
-def _phases(tree: Node, checker: Checker, resolved: bool) -> list[PhaseSpec]:
-    tasks = tree.mapping["tasks"].mapping if "tasks" in tree.mapping else {}
-    node = tree.mapping.get("phases")
-    if node is None:
-        train = _train(tree, None, checker)
-        if len(tasks) > 1:
-            text = "a list that says in which order the tasks are trained, such as [{task: A}, {task: B}]"
-            checker.add(missing(tree, "phases", text))
-        name = next(iter(tasks), "main")
-        if train is None:
-            return []
-        return [PhaseSpec(name=name, task=name, trains="all", adapter="fresh", moments="clear", train=train)]
-    if not node.items:
-        checker.add(node.problem(f"must be a list of one or more phases, given {shown(node.data)}"))
-        return []
-    found: list[PhaseSpec] = []
-    for item in node.items:
-        entry: PhaseEntry | None = checker.check(PhaseEntry, item)
-        if not resolved:
-            check_matched(item.mapping.get("train"), checker)
-        train = _train(tree, item.mapping.get("train"), checker)
-        if entry is not None and train is not None:
-            about = entry.model_dump(exclude={"name", "train"})
-            name = entry.name or _fresh_name(entry.task, [phase.name for phase in found])
-            found.append(PhaseSpec(name=name, train=train, **about))
-            _check_phase(item, found, tasks, checker)
-    return found
-
-
-def _fresh_name(task: str, taken: list[str]) -> str:
-    return next(name for i in range(1, len(taken) + 2) if (name := task if i == 1 else f"{task}-{i}") not in taken)
-
-
-def _train(tree: Node, over: Node | None, checker: Checker) -> TrainSpec | None:
-    base = tree.mapping.get("train")
-    if over is not None and isinstance(over.value, dict):
-        base = merge(base, over) if base else over
-    if base is None:
-        checker.add(missing(tree, "train", "how to train, such as {epochs: 12, micro_batch: 128, optimizer: ...}"))
-        return None
-    train: TrainSpec | None = checker.check(TrainSpec, base)
-    return train
-
-
-def check_matched(train: Node | None, checker: Checker) -> None:
-    """Refuse, in an arm or a phase, what would make the runs of a study unlike each other."""
-    for key in MATCHED:
-        if train is not None and key in train.mapping:
-            checker.add(train.mapping[key].problem("is one for the whole study; set it in its own train", at_key=True))
-
-
-def _check_phase(item: Node, phases: list[PhaseSpec], tasks: Mapping[str, Node], checker: Checker) -> None:
-    phase, before = phases[-1], phases[:-1]
-    at = item.mapping
-    if why := slug_problem(phase.name):
-        checker.add(at.get("name", item).problem(f"as the name of a phase this {why}"))
-    if phase.name in [earlier.name for earlier in before]:
-        checker.add(at.get("name", item).problem(f"a phase {shown(phase.name)} exists already"))
-    if tasks and phase.task not in tasks:
-        checker.add(at["task"].problem(unknown(phase.task, tasks, "task")))
-    if phase.adapter == "continued" and not before:
-        checker.add(at["adapter"].problem("the first phase has no adapter to go on with"))
-    if phase.moments == "keep" and not before:
-        checker.add(at["moments"].problem("the first phase has no optimizer whose memory it could keep"))
-    if phase.moments == "keep" and before and before[-1].train.optimizer.kind != phase.train.optimizer.kind:
-        text = (
-            f"the phase before trains with {before[-1].train.optimizer.kind}, whose memory {phase.train.optimizer.kind}"
-        )
-        checker.add(at["moments"].problem(f"{text} cannot keep"))

@@ -59,6 +59,9 @@ class Pictures:
     Model = Annotated[Net | Named, Field(discriminator="kind")]
     metrics = {"accuracy": Metric("%", "higher")}
 
+    def adapter(self, module: Any) -> Any:
+        return None
+
 
 class Words:
     class Config(Strict):

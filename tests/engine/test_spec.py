@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from ctr.engine import spec, study_spec, train_spec, treatment
+from ctr.engine import phases, spec, study_spec, train_spec, treatment
 from ctr.engine.errors import SpecError
 from ctr.engine.host import discover
 from ctr.engine.overlay import merge, put, split_path, stack
@@ -192,10 +192,18 @@ TWO = STUDY.replace("task: {kind: pictures, data: {source: noise, size: 5}}", "{
 )
 
 
+def test_an_adapter_is_trained_only_where_there_is_one(tmp_path: Path) -> None:
+    text = TWO.replace("{tasks}", "task: {kind: words, length: 2}").replace(
+        "{phases}", "[{task: main, trains: adapter}]"
+    )
+    with pytest.raises(SpecError, match=r"phases\[0\].trains: task main has no adapter; use all"):
+        study(tmp_path, text.replace("{kind: net, width: 8}", "{size: 1}"))
+
+
 def test_phases_overlay_the_training_and_are_named_after_their_tasks(tmp_path: Path) -> None:
     tasks = "tasks: {A: {kind: pictures, data: {source: noise, size: 1}}, B: {kind: words, length: 2}}"
-    phases = "[{task: A}, {task: B, train: {epochs: 7}, adapter: continued, moments: keep}, {task: A, trains: adapter}]"
-    run = one(tmp_path, TWO.replace("{tasks}", tasks).replace("{phases}", phases))
+    listed = "[{task: A}, {task: B, train: {epochs: 7}, adapter: continued, moments: keep}, {task: A, trains: adapter}]"
+    run = one(tmp_path, TWO.replace("{tasks}", tasks).replace("{phases}", listed))
     assert [(p.name, p.train.epochs, p.moments) for p in run.phases] == [
         ("A", 3, "clear"),
         ("B", 7, "keep"),
@@ -271,6 +279,17 @@ def test_a_point_name_is_a_slug_whatever_is_swept(value: Any) -> None:
     assert slug_problem(point_name({"a.b": value})) is None
     assert slug_problem(point_name({"plugins.x/y": value, f"a.{value}": 1})) is None
     assert point_name({"a": value}) != point_name({"a": [value]})
+
+
+def test_point_names_of_different_texts_differ() -> None:
+    assert len({point_name({"a": text}) for text in ("x y", "x-y", "x/y", "x  y", "X y")}) == 5
+
+
+def test_an_arm_at_a_point_may_read_an_arm_without_points(tmp_path: Path) -> None:
+    text = STUDY.replace(
+        "{plugins: {scale: {by: 1.1}}}", "{plugins: {replay: {arm: base}}, sweep: {train.epochs: [1]}}"
+    )
+    assert one(tmp_path, text).refs() == {"replay": ("base", "same")}
 
 
 # --------------------------------------------------------------------------------------------- documents, identity
@@ -431,7 +450,7 @@ def test_definitions_of_the_same_name_do_not_collide() -> None:
 # -------------------------------------------------------------------------------------------- every field is read
 def models() -> list[type[BaseModel]]:
     """Return the models of the spec, those of other modules apart."""
-    modules = (train_spec, study_spec, treatment, spec)
+    modules = (phases, train_spec, study_spec, treatment, spec)
     found = {value for module in modules for value in vars(module).values() if isinstance(value, type)}
     ours = {m.__name__ for m in modules}
     return sorted((m for m in found if issubclass(m, BaseModel) and m.__module__ in ours), key=lambda m: m.__name__)
@@ -462,7 +481,7 @@ def test_every_field_of_every_model_is_read_somewhere() -> None:
 
 def test_every_setting_says_what_it_does_and_every_number_is_bounded() -> None:
     for model in models():
-        if issubclass(model, treatment.Resolved):
+        if issubclass(model, train_spec.Resolved):
             continue
         for name, about in model.model_json_schema()["properties"].items():
             assert name == "kind" or len(about.get("description", "")) > 10, f"{model.__name__}.{name}"
