@@ -6,8 +6,12 @@ import time
 from pathlib import Path
 from typing import ClassVar
 
+from rich.segment import Segment
+from rich.style import Style
 from textual.app import App, SystemCommand
 from textual.binding import BindingType
+from textual.color import Color
+from textual.filter import Monochrome
 from textual.screen import Screen
 
 from ctr.tui.catalog import Catalog, RunEntry
@@ -19,6 +23,13 @@ from .clean import plain
 from .themes import THEMES
 
 TICK = 0.25  # seconds between looks
+
+
+class OneColour(Monochrome):
+    """Textual's filter for one colour, also over segments without a style."""
+
+    def apply(self, segments: list[Segment], background: Color) -> list[Segment]:
+        return super().apply([Segment(s.text, s.style or Style.null()) for s in segments], background)
 
 
 class Viewer(App[None]):
@@ -35,6 +46,8 @@ class Viewer(App[None]):
         super().__init__()
         for each in THEMES:
             self.register_theme(each)
+        # a strip that has no style yet (a canvas before its first layout) must not end a session in one colour
+        self._filters = [OneColour() if isinstance(f, Monochrome) else f for f in self._filters]
         self.theme = theme if theme in self.available_themes else "ctr-dark"
         self.catalog = Catalog(root)
         self._ticks = 0

@@ -126,8 +126,8 @@ def decision_lines(decisions: Sequence[Decision], names: Mapping[str, int], dark
         head = Text(end="", no_wrap=True)
         head.append(f"{ticks.count(d.step):>9} ", DIM)
         head.append(f"{'' if d.epoch is None else d.epoch:>4}  ", DIM)
-        head.append(d.owner, colours.series(names.get(d.owner, 6), dark))
-        head.append("  ")
+        owner = fit(d.owner, min(cell_len(d.owner), 24))
+        head.append(owner + "  ", colours.series(names.get(d.owner, 6), dark))
         head.append(d.what, "bold")
         lines.append(head)
         for part in wrapped(d.why, max(width - 18, 20)):

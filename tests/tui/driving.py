@@ -27,7 +27,7 @@ def drive(root: Path, script: Script, size: tuple[int, int] = (120, 40), theme: 
     asyncio.run(session())
 
 
-async def settle(app: Viewer, pilot: Pilot[None], looks: int = 3) -> None:
+async def settle(app: Viewer, pilot: Pilot[None], looks: int = 2) -> None:
     """Let the viewer look at its files as its clock would, without waiting for the clock."""
     for _ in range(looks):
         await pilot.pause()
@@ -47,8 +47,7 @@ def _hurry(app: Viewer) -> None:
 
 
 async def press(app: Viewer, pilot: Pilot[None], *keys: str) -> None:
-    for key in keys:
-        await pilot.press(key)
+    await pilot.press(*keys)
     await settle(app, pilot)
 
 

@@ -209,7 +209,7 @@ class FakeRun:
             "phase": "main",
             "phase_index": 0,
             "phases": 1,
-            "epoch": min(self.step // self.per_epoch, self.epochs - 1),
+            "epoch": self.step // self.per_epoch,
             "epochs": self.epochs,
             "step": self.step,
             "total": self.total,

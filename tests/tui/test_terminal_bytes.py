@@ -1,0 +1,181 @@
+"""No name, reason, error or file drives the terminal: the bytes of a pseudo-terminal are captured and compared.
+
+A session over harmless names tells which control sequences the viewer itself sends. The same keys over hostile names
+may send no other kind, and must show the hostile text in its harmless spelling, which proves that it was on the screen.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import pty
+import re
+import select
+import struct
+import subprocess
+import sys
+import termios
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import orjson
+
+from .fake_runs import FakeRun, index
+
+SEQUENCE = re.compile(
+    rb"\x1b\[(?P<csi>[0-?]*[ -/]*[@-~])|\x1b(?P<string>[\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\)?)"
+    rb"|\x1b(?P<short>.)|(?P<c0>[\x00-\x08\x0b-\x1f\x7f])"
+)
+HIDDEN = re.compile("[\u0080-\u009f\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]")
+HOSTILE = (
+    "\x1b]0;{}\x07 \x1b]52;c;UFdORUQ=\x07 \x1b]8;;http://x\x1b\\ \x1b[2J\x1b[3J \x1bP1$r\x1b\\ \x9b2J\x9d0;x\x9c "
+    "\u202eevil\u202c \u200b\u2066 [/] [@click=app.quit]x[/] [red]{}[/red] \r\n\x08\x7f \x00"
+)
+KEYS = [b"jjjj", b"\r", b"2", b"3", b"4", b"5", b"6", b"7", b"8", b"1", b"\x1b[D\x1b[D", b"ay", b"e", b"\x1b", b"X"]
+KEYS += [
+    b"n",
+    b"v",
+    b"o",
+    b"e",
+    b"\x1b",
+    b"c",
+    b"d",
+    b"e",
+    b"\x1b",
+    b"?",
+    b"\x1b",
+    b"\x1b",
+    b"\x1b",
+    b"\x1b",
+    b"/s1\r",
+    b"q",
+]
+
+
+def nasty(tag: str) -> str:
+    return HOSTILE.replace("{}", tag)
+
+
+def capture(root: Path, keys: list[bytes], size: tuple[int, int] = (160, 50)) -> bytes:
+    """Run the viewer on a pseudo-terminal, press keys, and return every byte it sent."""
+    master, slave = pty.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", size[1], size[0], 0, 0))
+    code = f"from pathlib import Path; from ctr.tui.app import Viewer; Viewer(Path({str(root)!r})).run()"
+    env = {**os.environ, "TERM": "xterm-256color", "COLORTERM": "truecolor", "LC_ALL": "C.UTF-8"}
+    env.pop("NO_COLOR", None)
+    process = subprocess.Popen([sys.executable, "-c", code], stdin=slave, stdout=slave, stderr=slave, env=env)
+    os.close(slave)
+    out = _read(master, 8.0, until=b"Quit")
+    for key in keys:
+        os.write(master, key)
+        out += _read(master, 0.35)
+    out += _read(master, 5.0, process=process)
+    process.kill()
+    process.wait()
+    os.close(master)
+    return out
+
+
+def _read(master: int, seconds: float, until: bytes = b"", process: subprocess.Popen[bytes] | None = None) -> bytes:
+    """Read for `seconds`, or until the bytes come, or the process ends, or nothing has come for a moment."""
+    out, end = b"", time.monotonic() + seconds
+    while time.monotonic() < end:
+        ready, _, _ = select.select([master], [], [], 0.1)
+        if ready:
+            try:
+                out += os.read(master, 1 << 16)
+            except OSError:
+                return out
+        elif process is not None and process.poll() is not None:
+            return out
+        elif out and not until and process is None:
+            return out
+        if until and until in out:
+            until = b""
+            end = min(end, time.monotonic() + 0.7)
+    return out
+
+
+def kinds(out: bytes) -> set[str]:
+    """Return which control sequences occur, numbers left out."""
+    found = set()
+    for match in SEQUENCE.finditer(out):
+        for name, value in match.groupdict().items():
+            if value is not None:
+                text = value.decode("latin-1")
+                found.add(f"{name} " + (re.sub(r"[\d;]+", "#", text) if name != "c0" else repr(text)))
+    return found
+
+
+def folder(root: Path, hostile: bool) -> Path:
+    """Make a study whose every text is hostile, or the same one with harmless texts."""
+    say = nasty if hostile else (lambda tag: f"harmless {tag}")
+    study = root / ("runs-" + say("STUDY").replace("/", "|").replace("\0", "")[:60])
+    arm = "arm-" + say("ARM").replace("/", "|").replace("\0", "")[:80]
+    study.mkdir(parents=True)
+    run = FakeRun(study, "controller", 1, epochs=3, per_epoch=8, interval=3600.0)
+    run.advance(16)
+    _records(run, say)
+    run.write_status(
+        "live", doing=say("DOING"), phase=say("PHASE"), host=say("HOST"), error=say("ERROR"), val={say("METRIC"): 1.0}
+    )
+    path = run.path
+    run.close()
+    _files(path, say)
+    os.rename(path, study / f"{arm}-s1")
+    FakeRun(study, "baseline", 1, epochs=3, per_epoch=8).finish()
+    arms = ["baseline", arm]
+    runs = [{"name": f"{a}-s1", "arm": a, "seed": 1, "point": ""} for a in arms]
+    index(
+        study, arms, [1], question=say("QUESTION"), contrasts=[[arm, "baseline"]], on=[say("ON"), "val.loss"], runs=runs
+    )
+    return root
+
+
+def _records(run: FakeRun, say: object) -> None:
+    assert callable(say)
+    run.log.write("state", 16, owner=say("OWNER"), name="regime", value=say("REGIME"))
+    run.log.write("mark", 15, owner=say("OWNER"), name=say("MARK"), why=say("WHY"), epoch=1)
+    run.log.write("level", 16, owner=say("OWNER"), series="train.loss", value=1.0, name=say("LEVEL"))
+    run.log.write("warning", 16, owner=say("OWNER"), text=say("WARNING"))
+    run.log.write("error", 16, kind=say("KIND"), text=say("TEXT"), plugin=say("PLUGIN"), hook="", phase="main")
+    run.log.write("control", 16, request=say("REQUEST"), who=say("WHO"))
+    run.log.write(say("EVENT"), 16, **{say("FIELD"): {say("DEEP"): [say("LIST")]}})
+
+
+def _files(path: Path, say: object) -> None:
+    assert callable(say)
+    spec = (path / "spec.yaml").read_text() + f"comment: '{say('SPEC')}'  # {say('REMARK')}\n"
+    (path / "spec.yaml").write_text(spec, encoding="utf-8")
+    (path / "provenance.json").write_bytes(orjson.dumps({say("KEY"): say("VALUE"), "hashes": {say("HASH"): 1}}))
+    known = json.loads((path / "series.json").read_text())
+    known["train.loss"]["unit"] = say("UNIT")
+    known["phase_controller.why"]["labels"] = [say("LABEL")] * 4
+    known[say("SERIES")] = {"kind": "point"}
+    (path / "series.json").write_text(json.dumps(known))
+    rows = [{"label": say("ROW"), "values": {say("TASK"): 1.0}}]
+    matrix = {"tasks": [say("TASK")], "metric": say("MATRIX"), "better": "lower", "rows": rows}
+    (path / "matrix.json").write_bytes(orjson.dumps(matrix))
+
+
+SHOWN = "STUDY ARM QUESTION DOING OWNER REGIME MARK WHY WARNING KIND TEXT WHO SPEC KEY VALUE LABEL SERIES ROW".split()
+
+
+def test_hostile_texts_send_no_control_sequence_of_their_own(tmp_path: Path) -> None:
+    roots = [folder(tmp_path / "good", hostile=False), folder(tmp_path / "bad", hostile=True)]
+    with ThreadPoolExecutor(2) as both:
+        good, out = both.map(lambda root: capture(root, KEYS), roots)
+    allowed = kinds(good)
+    assert kinds(out) <= allowed, sorted(kinds(out) - allowed)
+    text = SEQUENCE.sub(b"", out).decode("utf-8")
+    assert not HIDDEN.search(text), HIDDEN.findall(text)[:5]
+    assert b"Traceback" not in out
+    missing = [tag for tag in SHOWN if f"\\x1b]0;{tag}" not in text]
+    assert not missing, f"never on the screen, so nothing was shown about them: {missing}"
+
+
+def test_the_capture_would_see_an_escape_that_got_through() -> None:
+    assert kinds(b"\x1b[31mred") < kinds(b"\x1b[31mred \x1b]0;title\x07") | kinds(b"\x1b[2J")
+    assert HIDDEN.search("a\u202eb") and HIDDEN.search("\x9b")
