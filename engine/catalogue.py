@@ -46,25 +46,30 @@ def _default(field: Any) -> Any:
 
 
 def plugin_table(rows: list[dict[str, Any]]) -> Any:
-    """Draw the plugins for a terminal."""
+    """Draw the plugins for a terminal: what each does, where it comes from, its hooks, a line for each setting."""
+    from rich.console import Group
     from rich.table import Table
     from rich.text import Text
 
     from .text import printable
 
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    for column in ("plugin", "from", "hooks", "settings"):
-        table.add_column(column, overflow="fold")
+    parts: list[Any] = []
     for row in rows:
-        where = f"{row['distribution']} {row['version']}"
+        head = Text(row["name"], style="bold red" if row["error"] else "bold")
+        head.append(f"  {row['distribution']} {row['version']}", style="dim")
+        parts.append(head)
         if row["error"]:
-            table.add_row(
-                Text(row["name"], style="red"), Text(where), Text("broken"), Text(printable(row["error"], 400))
-            )
+            parts.append(Text(f"  does not load: {printable(row['error'], 400)}", style="red"))
             continue
-        settings = ", ".join(f"{name}={_short(about['default'])}" for name, about in row["settings"].items())
-        table.add_row(Text(row["name"]), Text(where), Text(", ".join(row["hooks"])), Text(printable(settings, 600)))
-    return table
+        parts.append(Text(f"  {printable(row['summary'], 200)}"))
+        parts.append(Text(f"  hooks: {', '.join(row['hooks'])}", style="cyan"))
+        table = Table(box=None, padding=(0, 2, 0, 0), show_header=False, pad_edge=False)
+        for name, about in row["settings"].items():
+            table.add_row(
+                Text(f"    {name}"), Text(_short(about["default"])), Text(printable(about["description"], 300))
+            )
+        parts.append(table)
+    return Group(*parts)
 
 
 def _short(value: Any) -> str:

@@ -20,9 +20,9 @@ MAX_EXTENDS = 8
 SET = Place("--set")
 
 
-def merge(base: Node, over: Node) -> Node:
-    """Return `base` with `over` laid over it."""
-    if not isinstance(base.value, dict) or not isinstance(over.value, dict) or _other_kind(base, over):
+def merge(base: Node, over: Node, name: str = "") -> Node:
+    """Return `base` with `over` laid over it; `name` is the key under which both stand."""
+    if not isinstance(base.value, dict) or not isinstance(over.value, dict) or _other_kind(base, over, name):
         return settle(over)
     entries, removed = dict(base.mapping), dict(base.removed)
     for key, node in over.mapping.items():
@@ -30,13 +30,15 @@ def merge(base: Node, over: Node) -> Node:
             entries.pop(key, None)
             removed[key] = node
         else:
-            entries[key] = merge(entries[key], node) if key in entries else settle(node)
+            entries[key] = merge(entries[key], node, key) if key in entries else settle(node)
             removed.pop(key, None)
     return replace(base, value=entries, removed={**removed, **over.removed})
 
 
-def _other_kind(base: Node, over: Node) -> bool:
-    kinds = [tree.mapping["kind"].value for tree in (base, over) if "kind" in tree.mapping]
+def _other_kind(base: Node, over: Node, name: str) -> bool:
+    """Say whether a union changes its member: the settings of the old one mean nothing to the new."""
+    tag = "source" if name == "data" else "kind"
+    kinds = [tree.mapping[tag].value for tree in (base, over) if tag in tree.mapping]
     return len(kinds) == 2 and kinds[1] is not None and kinds[0] != kinds[1]
 
 
@@ -49,12 +51,13 @@ def settle(over: Node) -> Node:
     return replace(over, value=entries, removed={**over.removed, **removed})
 
 
-def stack(under: Node, over: Node) -> Node:
+def stack(under: Node, over: Node, name: str = "") -> Node:
     """Return one overlay that does what `under` and then `over` would do; its nulls still remove."""
-    if not isinstance(under.value, dict) or not isinstance(over.value, dict) or _other_kind(under, over):
+    if not isinstance(under.value, dict) or not isinstance(over.value, dict) or _other_kind(under, over, name):
         return over
     both = {
-        key: stack(under.mapping[key], node) if key in under.mapping else node for key, node in over.mapping.items()
+        key: stack(under.mapping[key], node, key) if key in under.mapping else node
+        for key, node in over.mapping.items()
     }
     return replace(under, value={**under.mapping, **both})
 

@@ -161,6 +161,8 @@ def _fill(run: Run) -> None:
         return
     here, wrong = run.folder, run.problems
     run.status = mapping(_try(wrong, "status.json", lambda: _present(here / "status.json"), {}))
+    if run.status.get("status") == "queued" and not (here / "events.jsonl").exists():
+        return  # nothing is missing from a run that has not begun
     run.provenance = mapping(_try(wrong, "provenance.json", lambda: _present(here / "provenance.json"), {}))
     run.spec = mapping(_try(wrong, "spec.yaml", lambda: _spec(here / "spec.yaml"), {}))
     run.events = _try(wrong, "events.jsonl", lambda: read_events(here), [])

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.text import Text
 
+MOST_WARNINGS = 8
 STYLES = {"improves": "bold green", "worse": "bold red", "identical": "cyan", "cannot say": "yellow"}
 
 
@@ -47,8 +48,11 @@ def _parts(report: Mapping[str, Any]) -> Iterator[RenderableType]:
             yield _text(f"{contrast_name(row)} on {row['metric']}: {row['seeds_note']}.")
     if report["exactness"] != "bit-exact":
         yield _text(f"Arms are {report['exactness']}.", "yellow")
-    for line in [*_unmatched(report), *report["incomplete"], *report["problems"]]:
+    told = [*_unmatched(report), *report["incomplete"], *report["problems"]]
+    for line in told[:MOST_WARNINGS]:
         yield _text(f"! {line}", "yellow")
+    if len(told) > MOST_WARNINGS:
+        yield _text(f"! and {len(told) - MOST_WARNINGS} more lines of this kind, all in the report", "yellow")
     yield from _places(report)
 
 

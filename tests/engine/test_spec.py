@@ -101,6 +101,13 @@ def test_another_kind_replaces_its_mapping_and_the_same_kind_merges() -> None:
     assert merged(base, "{o: {base_lr: 2}}").data == {"o": {"kind": "sgd", "momentum": 0.9, "base_lr": 2}}
 
 
+def test_another_source_of_data_replaces_its_settings_and_an_ordinary_source_does_not() -> None:
+    base = read_text("data: {source: cifar10, root: data}\nplugins: {p: {source: a, scale: 2}}\n", "a.yaml")
+    over = read_text("data: {source: npz, path: x}\nplugins: {p: {source: b}}\n", "b.yaml")
+    merged = merge(base, over).data
+    assert merged == {"data": {"source": "npz", "path": "x"}, "plugins": {"p": {"source": "b", "scale": 2}}}
+
+
 def test_every_value_keeps_the_place_it_came_from() -> None:
     found = merged("a:\n  b: 1\n  c: 2\n", "a:\n\n  c: 3\n  d: 4\n").mapping["a"].mapping
     assert [(n.place.file, n.place.line) for n in found.values()] == [("base", 2), ("over", 3), ("over", 4)]
