@@ -86,6 +86,10 @@ def put(canvas: Canvas, x: int, y: int, text: str, style: str) -> None:
     if not 0 <= y < len(canvas._buffer):
         return
     row, styles = canvas._buffer[y], canvas._styles[y]
+    if text.isascii() and x >= 0 and x + len(text) <= len(row):
+        row[x : x + len(text)] = text
+        styles[x : x + len(text)] = [style] * len(text)
+        return
     look = [(0, 0)] * len(row)
     _overlay(row, look, x, text, 1)
     for k, (ink, _) in enumerate(look):

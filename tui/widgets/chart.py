@@ -66,7 +66,29 @@ class Chart(PlotWidget, inherit_bindings=False):
         if picture.log != self.picture.log:
             self._auto_y_min = self._auto_y_max = True
         self.picture = picture
+        self._fit_legend()
         self._rerender()
+
+    def _fit_legend(self) -> None:
+        """Give the legend a second and a third row where its names need them and the chart is high enough."""
+        most = 3 if self.size.height >= 16 else 2 if self.size.height >= 9 else 1
+        rows = min(max(len(self._legend_rows()), 1), most)
+        if self.is_mounted and rows != self.margin_top:
+            self.margin_top = rows
+
+    def _legend_rows(self) -> list[list[Line | Band]]:
+        """Break the legend into rows of items that fit the width."""
+        rows: list[list[Line | Band]] = [[]]
+        room = width = max(self.size.width - 6 - cell_len(self.picture.title), 12)
+        items: list[Line | Band] = [*self.picture.lines, *self.picture.bands]
+        for item in items:
+            need = cell_len(item.label) + 14  # a sample, a value, and space
+            if rows[-1] and need > room:
+                rows.append([])
+                room = width
+            rows[-1].append(item)
+            room -= need
+        return rows
 
     def set_cursor(self, x: float | None) -> None:
         if x != self.cursor:
@@ -228,6 +250,8 @@ class Chart(PlotWidget, inherit_bindings=False):
         style = "bold " + colours.status("failed", self._dark)[1]
         for curve in curves:
             bad = curve.columns.bad
+            if not bad.any():
+                continue
             for x in np.unique(np.flatnonzero(bad) // 2).tolist():
                 cells.write(int(x), cells.height - 1, BAD, style)
 
@@ -246,7 +270,7 @@ class Chart(PlotWidget, inherit_bindings=False):
         frame = colours.mix(self._foreground, self._paper, 0.9 if self.has_focus else 0.35)
         words = colours.mix(self._foreground, self._paper, 0.7)
         for y in range(height):
-            put(canvas, 0, y, "│", frame)
+            canvas._buffer[y][0], canvas._styles[y][0] = "│", frame
         put(canvas, 0, height, "└" + "─" * width, frame)
         numbers = ticks.decades if self.picture.log else ticks.nice
         at = numbers(self._y_min, self._y_max, max(2, height // 3))
@@ -275,22 +299,21 @@ class Chart(PlotWidget, inherit_bindings=False):
         top = canvases.get("margin-top")
         if top is None or top.size.width < 8:
             return
-        x, width = 1, top.size.width
+        width, start = top.size.width, 1
         if self.picture.title:
-            put(top, x, 0, self.picture.title, f"bold {self._foreground}")
-            x += cell_len(self.picture.title) + 2
-        items: list[Line | Band] = [*self.picture.lines, *self.picture.bands]
-        for k, item in enumerate(items):
-            text = f"{item.label} {self._value_text(item)}"
-            if x + cell_len(text) + 3 > width - 8 and k:
-                put(top, x, 0, f"+{len(items) - k} more", self._foreground)
-                return
-            colour = colours.series(item.colour, self._dark)
-            put(top, x, 0, _sample(item.colour, self._mono()), f"bold {colour}")
-            put(top, x + 3, 0, text, colour)
-            x += cell_len(text) + 5
-        if self.picture.log:
-            put(top, width - 4, 0, "log", self._foreground)
+            put(top, start, 0, self.picture.title, f"bold {self._foreground}")
+            start += cell_len(self.picture.title) + 2
+        rows = self._legend_rows()
+        for y, row in enumerate(rows[: top.size.height]):
+            x = start
+            for item in row:
+                text, colour = f"{item.label} {self._value_text(item)}", colours.series(item.colour, self._dark)
+                put(top, x, y, _sample(item.colour, self._mono()), f"bold {colour}")
+                put(top, x + 3, y, text, colour)
+                x += cell_len(text) + 5
+        hidden = sum(map(len, rows[top.size.height :]))
+        note = (f"+{hidden} " if hidden else "") + ("log" if self.picture.log else "")
+        put(top, width - len(note.strip()) - 1, top.size.height - 1, note.strip(), f"bold {self._foreground}")
 
     def _value_text(self, item: Line | Band) -> str:
         value = value_at(item, self.picture.axis, self.cursor)
