@@ -53,13 +53,14 @@ class Viewer(App[None]):
         self._ticks = 0
 
     def on_mount(self) -> None:
-        from ctr.tui.screens.runs import RunsScreen
-
         self.catalog.scan(time.time(), time.monotonic(), 0.1)
-        self.push_screen(RunsScreen(self.catalog))
-        only = list(self.catalog.runs())
-        if len(only) == 1 and only[0].path == self.catalog.root:
-            self.open_run(only[0])
+        only = self.catalog.find(self.catalog.root)
+        if only is not None:
+            self.open_run(only)
+        else:
+            from ctr.tui.screens.runs import RunsScreen
+
+            self.push_screen(RunsScreen(self.catalog))
         self.set_interval(TICK, self._look)
 
     def _look(self) -> None:

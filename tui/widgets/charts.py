@@ -35,8 +35,7 @@ class Charts(Grid):
         self._first = 0
 
     def compose(self) -> ComposeResult:
-        for k in range(MOST):
-            yield Chart(f"chart{k}")
+        yield Chart("chart0")
 
     @property
     def widgets(self) -> list[Chart]:
@@ -73,6 +72,10 @@ class Charts(Grid):
         columns, rows = self._shape()
         self.styles.grid_size_columns, self.styles.grid_size_rows = columns, rows
         shown = self.on_screen()
+        missing = range(len(self.widgets), len(shown))  # widgets are costly: as many as are seen, no more
+        if missing:
+            self.mount_all([Chart(f"chart{k}") for k in missing])
+            self.call_after_refresh(self.post_message, self.Changed())
         for k, chart in enumerate(self.widgets):
             chart.display = k < len(shown)
         if self.screen.focused is None or isinstance(self.screen.focused, Chart):
