@@ -47,7 +47,6 @@ class Keeper:
         self._after_update = after_update
         self.best: float | None = None
         self._probe: Probe | None = None
-        self._committed = -1
         self._next_time = self._in_minutes()
         self._beat = (time.monotonic(), 0)
         self._val: dict[str, float] | None = None
@@ -107,7 +106,6 @@ class Keeper:
         kernel.log.events.sync()
         tree = resume.capture(kernel, self)
         path = self._store.save(kernel.position.step, tree.tensors, tree.record)
-        self._committed = kernel.position.step
         self._next_time = self._in_minutes()
         self.heartbeat.update(checkpoint=path.name)
 
@@ -183,7 +181,7 @@ class Keeper:
         return self.flagged(kernel, plan, micros, first, rates)
 
     def _restore_buffers(self, kernel: Any) -> None:
-        loaded = self._store.newest() if self._committed >= 0 else None
+        loaded = self._store.newest()
         if loaded is not None:
             buffers = dict(kernel.module.named_buffers())
             for name, value in resume.module_tensors(loaded.tensors).items():

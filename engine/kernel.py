@@ -184,6 +184,7 @@ class Kernel:
         norm = None
         if plan.train.clip_norm is not None:
             norm = torch.nn.utils.clip_grad_norm_(self.parameters, plan.train.clip_norm, foreach=True)
+            totals.append(norm)  # finite gradients whose norm overflows would be clipped to zero in silence
         base = self.rates.at(at.epoch, first)
         advice: Any = ()
         if hooks.schedule_lr is not None:

@@ -457,6 +457,16 @@ def test_the_guard_names_the_task_loss(tmp_path: Path) -> None:
         kernel.run()
 
 
+def test_a_norm_that_overflows_is_no_silent_zero(tmp_path: Path) -> None:
+    class Steep:
+        @hookimpl
+        def extra_loss(self, forward: Any) -> list[LossTerm]:
+            return [LossTerm("steep", forward.outputs.logits.sum(), 1e30)]
+
+    with pytest.raises(GuardError):
+        make(tmp_path, {"s": Steep()}, clip_norm=1.0).run()
+
+
 @pytest.mark.parametrize("scale", [math.nan, math.inf, -1.0])
 def test_a_rate_that_is_no_rate_is_an_error_at_once(tmp_path: Path, scale: float) -> None:
     with pytest.raises(GuardError, match=f"plugin s: schedule_lr answered scale {scale} for group base"):

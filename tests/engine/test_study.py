@@ -12,6 +12,7 @@ import pytest
 from ctr.engine import study as studies
 from ctr.engine.errors import FolderOwned, SpecError, UsageError
 from ctr.engine.events_log import read_events
+from ctr.engine.host import Registry, discover
 from ctr.engine.series import read_series, series_index
 
 Write = Callable[..., Path]
@@ -113,10 +114,7 @@ def test_a_replay_comes_after_its_source_and_keeps_its_partner(study: Write, tmp
 def test_a_replay_of_its_own_seed_is_the_run_itself(study: Write, tmp_path: Path) -> None:
     same = {k: v.replace("seed: next", "seed: same") for k, v in REPLAY.items()}
     result = studies.run(study(same), tmp_path / "runs", seeds=[1])
-    digests = [
-        next(r["digest"] for r in read_events(result.folder / run) if r["event"] == "snapshot" and r["slug"] == "last")
-        for run in ("constant-s1", "replay-s1", "baseline-s1")
-    ]
+    digests = [last_digest(result.folder / run) for run in ("constant-s1", "replay-s1", "baseline-s1")]
     assert digests[0] == digests[1] != digests[2]
 
 
@@ -130,6 +128,23 @@ def test_parallel_equals_sequential_to_the_report(study: Write, tmp_path: Path) 
                 name = f"{run}/series/{key}.f64"
                 assert (one.folder / name).read_bytes() == (two.folder / name).read_bytes(), name
     assert one.report["contrasts"] == two.report["contrasts"]
+
+
+def last_digest(folder: Path) -> str:
+    return next(str(r["digest"]) for r in read_events(folder) if r["event"] == "snapshot" and r["slug"] == "last")
+
+
+def test_what_is_installed_but_not_named_changes_no_bit(
+    study: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    only = {"  constant: {plugins: {constant_scale: {scale: 1.5, from_epoch: 1}}}\n": "  twin: {}\n",
+            "constant - baseline": "twin - baseline"}  # fmt: skip
+    all_there = studies.run(study(only), tmp_path / "a", seeds=[1]).folder
+    bare = Registry(tasks=discover().tasks)
+    monkeypatch.setattr(studies, "discover", lambda: bare)
+    none_there = studies.run(study(only), tmp_path / "b", seeds=[1]).folder
+    digests = [last_digest(folder / run) for folder in (all_there, none_there) for run in ("baseline-s1", "twin-s1")]
+    assert len(set(digests)) == 1
 
 
 def test_the_test_split_is_read_once_for_each_set_of_weights(study: Write, tmp_path: Path) -> None:
