@@ -84,7 +84,7 @@ class RunsScreen(ViewerScreen):
         head.append_text(clean(self.catalog.root, "bold", 100))
         head.append("  ")
         if self.catalog.missing:
-            head.append("∅ gone: the folder does not exist (any more)", "bold")
+            head.append("∅ no such folder (yet, or any more)  ", "bold")
         head.append_text(listing.counts(self.catalog.runs(), self.dark))
         if self.words:
             head.append(f" filter: {self.words}", "italic")

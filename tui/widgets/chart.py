@@ -139,6 +139,10 @@ class Chart(PlotWidget, inherit_bindings=False):
                 each.refresh()
 
     def _draw(self, canvases: dict[str | None, Canvas], width: int, height: int) -> None:
+        if not self._filled():
+            note = "no rows yet"
+            put(canvases["plot"], max((width - len(note)) // 2, 1), height // 2, note, self._foreground)
+            return
         self._limit_x()
         curves = self._curves(width * 2)
         self._limit_y(curves)
@@ -154,6 +158,10 @@ class Chart(PlotWidget, inherit_bindings=False):
         cells.copy_to(canvas, 1, 0)
         self._draw_axes(canvases, width, height)
         self._draw_legend(canvases)
+
+    def _filled(self) -> bool:
+        """Say whether any row can be drawn."""
+        return any(line.data.size for line in self.picture.lines) or any(len(b.x) for b in self.picture.bands)
 
     def _limit_x(self) -> None:
         low, high = self.picture.extent()
