@@ -106,7 +106,13 @@ class Viewer(App[None]):
 
     def say(self, title: str, text: str, *, bad: bool = False) -> None:
         """Show a notice; the text may hold names from disk."""
-        self.notify(plain(text, 400), title=plain(title, 80), severity="error" if bad else "information", markup=False)
+        self.notify(
+            plain(text, 400),
+            title=plain(title, 80),
+            severity="error" if bad else "information",
+            timeout=8 if bad else 3,
+            markup=False,
+        )
 
     def get_system_commands(self, screen: Screen[object]) -> list[SystemCommand]:
         """Offer every study and run, and the themes, in the command palette."""

@@ -106,7 +106,8 @@ def table(body: panels.Table, width: int) -> Text:
     left = sum(widths[:-1]) + 2 * (len(heads) - 1)
     if heads and not numeric[-1]:
         widths[-1] = max(width - left, 10)
-    out = Text("  ".join(fit(heads[k], widths[k], numeric[k]) for k in columns), "bold", end="", no_wrap=True)
+    out = Text(end="", no_wrap=True)
+    out.append("  ".join(fit(heads[k], widths[k], numeric[k]) for k in columns), "bold")
     for row in rows:
         last = wrapped(row[-1], widths[-1]) if row and not numeric[-1] else row[-1:]
         cells = [fit(row[k], widths[k], numeric[k]) for k in columns[:-1]]

@@ -114,6 +114,11 @@ class Chart(PlotWidget, inherit_bindings=False):
         super().notify_style_update()
         self._needs_rerender = True
 
+    @on(Canvas.Resize)
+    def _resized(self) -> None:
+        self._needs_canvas_resize = True
+        self._rerender()
+
     # drawing
 
     def _update_legend(self) -> None:
@@ -151,6 +156,7 @@ class Chart(PlotWidget, inherit_bindings=False):
         for curve in curves:
             self._draw_curve(cells, curve)
         self._draw_levels(cells)
+        self._name_shades(cells)
         self._draw_bad(cells, curves)
         self._draw_cursor(cells)
         canvas = canvases["plot"]
@@ -209,10 +215,19 @@ class Chart(PlotWidget, inherit_bindings=False):
                 continue
             colour = colours.mix(colours.series(shade.colour, self._dark), self._paper, 0.16)
             cells.shade(first, last, colour)
-            first, room = max(first, 0), min(last, cells.width - 1) - max(first, 0) + 1
-            if room >= 4:
-                style = colours.mix(colours.series(shade.colour, self._dark), self._paper, 0.75)
-                cells.write(first, 0, shade.name[:room] if len(shade.name) > room else shade.name, style)
+
+    def _name_shades(self, cells: Cells) -> None:
+        """Write the name of each stretch where no line runs through it: above, or else below."""
+        for shade in self.picture.shades:
+            first = max(self._column(shade.start, cells.width), 0)
+            room = min(self._column(shade.end, cells.width), cells.width) - first
+            name = shade.name[: max(room, 0)]
+            if room < 4:
+                continue
+            style = colours.mix(colours.series(shade.colour, self._dark), self._paper, 0.75)
+            row = next((y for y in (0, cells.height - 1, 1) if cells.empty(first, y, cell_len(name))), None)
+            if row is not None:
+                cells.write(first, row, name, style)
 
     def _column(self, x: float, width: int) -> int:
         share = (x - self._x_min) / (self._x_max - self._x_min)
