@@ -166,7 +166,7 @@ class Pyramid:
         else:
             x0, x1 = self._steps[left].astype(np.float64), self._steps[right].astype(np.float64)
             share = np.divide(edges - x0, x1 - x0, out=np.zeros(len(edges)), where=x1 > x0)
-            y = a + (b - a) * share
+            y = a * (1 - share) + b * share  # never larger than either, so it cannot overflow
             y[(after >= self.size) & (edges > self._steps[self.size - 1])] = np.nan
             exact = edges == x0
             y[exact] = a[exact]

@@ -8,7 +8,7 @@ import math
 def nice(low: float, high: float, most: int) -> list[float]:
     """Return at most `most` round numbers between `low` and `high`."""
     span = high - low
-    if not (math.isfinite(span) and span > 0) or most < 1:
+    if not (math.isfinite(span) and span > 1e-300) or most < 1:
         return []
     raw = span / most
     power = 10.0 ** math.floor(math.log10(raw))

@@ -58,6 +58,7 @@ class Chart(PlotWidget, inherit_bindings=False):
         self.set_reactive(PlotWidget.margin_top, 1)
         self.set_reactive(PlotWidget.margin_bottom, 1)
         self._pressed: tuple[int, int] | None = None
+        self._scale_rectangle = Region(1, 0, 1, 1)
 
     # what is shown
 
@@ -129,6 +130,7 @@ class Chart(PlotWidget, inherit_bindings=False):
         canvases = {c.id: c for c in found}
         canvas = canvases.get("plot")
         if canvas is None or canvas.size.width < 8 or canvas.size.height < 3:
+            self._scale_rectangle = Region(1, 0, 1, 1)  # the library divides by its sides
             return
         width, height = canvas.size.width - 1, canvas.size.height - 1
         self._scale_rectangle = Region(1, 0, width, height)
@@ -137,7 +139,8 @@ class Chart(PlotWidget, inherit_bindings=False):
         try:
             for each in found:
                 each.reset(refresh=False)
-            self._draw(canvases, width, height)
+            with np.errstate(over="ignore", invalid="ignore"):  # a range near the largest float is still drawn
+                self._draw(canvases, width, height)
         finally:
             for each in found:
                 each._refreshes_pending -= 1
@@ -195,7 +198,7 @@ class Chart(PlotWidget, inherit_bindings=False):
         if self._auto_y_max or not math.isfinite(self._y_max):
             self._y_max = high + pad if math.isfinite(high + pad) else high
         size = max(abs(self._y_min), abs(self._y_max))
-        self._y_min, self._y_max = _wider(self._y_min, self._y_max, least=size * 1e-6 or 1e-6)
+        self._y_min, self._y_max = _wider(self._y_min, self._y_max, least=max(size * 1e-6, 1e-290) if size else 1e-6)
 
     @property
     def _dark(self) -> bool:

@@ -8,7 +8,7 @@ from rich.segment import Segment
 from rich.style import Style
 from rich.text import Text
 from textual import events
-from textual.geometry import Region, Size
+from textual.geometry import Size
 from textual.message import Message
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
@@ -77,10 +77,11 @@ class RunTable(ScrollView, can_focus=True, inherit_bindings=False):
 
     def move_to(self, place: int, by_user: bool = True) -> None:
         place = max(0, min(place, len(self.rows) - 1))
-        changed = place != self.cursor
-        self.cursor = place
+        before, self.cursor = self.cursor, place
+        changed = place != before
         self._keep_in_view()
-        self.refresh()
+        self.refresh_line(before + 1)
+        self.refresh_line(place + 1)
         if changed or by_user:
             self.post_message(self.Moved(self.current, by_user))
 
@@ -155,12 +156,6 @@ class RunTable(ScrollView, can_focus=True, inherit_bindings=False):
             text.append(" " * listing.GAP if k else "")
             text.append_text(cell)
         return text
-
-    def repaint(self, key: Key) -> None:
-        """Draw one row again if it is on the screen."""
-        place = self._place(key)
-        if place is not None:
-            self.refresh(Region(0, place + 1, self.size.width, 1))
 
     # mouse
 
