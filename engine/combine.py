@@ -20,6 +20,7 @@ class Rates:
 
     lr: dict[str, Number]
     advice: Named[LrAdvice]
+    base: Mapping[str, float | None]
 
     def binding(self, group: str) -> str | None:
         """Name the plugin whose ceiling set the rate of `group`; reads tensors, so not for the hot path."""
@@ -27,8 +28,20 @@ class Rates:
         return lowest[0][1] if lowest and lowest[0][0] < math.inf and float(self.lr[group]) == lowest[0][0] else None
 
 
+def same(rates: Rates, base: Mapping[str, float | None], advice: Named[LrAdvice]) -> bool:
+    """Say whether `rates` came of this very base and of these very answers, all host-side numbers: cheap, and safe."""
+    if rates.base is not base or len(rates.advice) != len(advice):
+        return False
+    return all(
+        new is old and type(new.scale) is float and type(new.ceiling) is float
+        for (_, new), (_, old) in zip(advice, rates.advice, strict=True)
+    )
+
+
 def pick(value: ByGroup, group: str, default: float) -> Number:
     """Return what `value` says about `group`; a group that a map does not name gets `default`."""
+    if type(value) is float:  # by far the most frequent, and an abstract base class is slow to ask
+        return value
     return value.get(group, default) if isinstance(value, Mapping) else value
 
 
@@ -53,7 +66,7 @@ def resolve_lr(base: Mapping[str, float | None], advice: Named[LrAdvice]) -> Rat
             text = f"group {group} has no base rate and no ceiling: set train.optimizer.base_lr, or name a plugin"
             text += " that answers a ceiling"
             raise PluginError(text, hook="schedule_lr")
-    return Rates(rates, advice)
+    return Rates(rates, advice, base)
 
 
 def _lower(left: Number, right: Number) -> Number:

@@ -48,7 +48,8 @@ class OwnedLog:
         self._event = event
 
     def __call__(self, name: str, value: Number) -> None:
-        self._event.sink.number(self._event.owner, name, self._event.step, value)
+        event = self._event
+        event.sink.number(event.owner, name, event.step, value)
 
     number = __call__
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .combine import resolve_epoch, resolve_lr, resolve_reset, resolve_terms
+from .combine import Rates, resolve_epoch, resolve_lr, resolve_reset, resolve_terms, same
 from .events import Boundary, Epoch, Forward, Step
 from .optim import direction
 from .seeding import mix, stream
@@ -70,6 +70,7 @@ class Kernel:
     # made on the way
     optimizer: Any = field(default=None, init=False)
     rates: Any = field(default=None, init=False)
+    used: Rates | None = field(default=None, init=False)  # of the step before, as the optimizer holds them
 
     def __post_init__(self) -> None:
         self.flag = torch.zeros((), device=self.device)
@@ -98,6 +99,7 @@ class Kernel:
         """Make a phase's data, optimizer and base rates ready; also on the way back into an interrupted phase."""
         plan.task.begin(plan.phase)
         self.optimizer, self.rates = plan.open(self.optimizer)
+        self.used = None
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         if not self._read_flag:
             self.optimizer.found_inf, self.optimizer.grad_scale = self.flag, None
@@ -174,7 +176,8 @@ class Kernel:
         if micros[0].starts:
             self._boundary("document", plan, at.epoch, micros[0].starts)
         # ---------------------------------------------------------------------------------- forward, backward
-        optimizer.zero_grad(set_to_none=True)
+        for p in self.parameters:
+            p.grad = None
         totals = [self.backward(plan, batch, first + i, count) for i, batch in enumerate(micros)]
         at.micro = first + len(micros)
         if not count:  # scored, not trained: no update, no step
@@ -192,8 +195,9 @@ class Kernel:
             advice = hooks.schedule_lr(
                 step=self.moment(Step, plan, done, base, self._norm_of(grads, norm), *self._asides())
             )
-        rates = resolve_lr(base, advice)
-        if advice:
+        used = self.used
+        rates = used if used is not None and same(used, base, advice) else resolve_lr(base, advice)
+        if advice and rates is not used:
             totals += [rate.float() for rate in rates.lr.values() if isinstance(rate, Tensor)]
         torch._amp_foreach_non_finite_check_and_unscale_([*grads, *totals], self.flag, self._one)
         if self._read_flag and self.flag.item():
@@ -201,12 +205,13 @@ class Kernel:
         if not self._read_flag:
             self.recent[at.step] = (first, len(micros), rates)
         # ---------------------------------------------------------------------------------- update
-        for group in optimizer.param_groups:
-            group["lr"] = rates.lr[group["name"]]
+        if rates is not used:
+            self.used = rates
+            for group in optimizer.param_groups:
+                group["lr"] = rates.lr[group["name"]]
         optimizer.step()
-        self.log.step(at.step, at.phase, at.epoch, first, batches, base, rates, norm)
+        self.log.step(at.step, at.phase, at.epoch, first, batches, rates, norm)
         at.step += 1
-        # ---------------------------------------------------------------------------------------------------
 
     def backward(self, plan: Plan, batch: Batch, index: int, count: int) -> Tensor:
         """Run one micro-batch and add its gradient, weighted by its share of the batch's `count` items."""
@@ -224,14 +229,17 @@ class Kernel:
             total = resolve_terms(loss, terms)
             self.log.terms(at.step, terms, batch.count / count)
         share = batch.count / count
-        (total if share == 1 else total * share).backward()  # type: ignore[no-untyped-call]
-        self.log.micro(loss.detach(), None if total is loss else total.detach(), batch.count)
-        return total.detach()
+        whole = total if share == 1 else total * share
+        torch.autograd.backward(whole, self._one if whole.dtype == torch.float32 else None)
+        seen = total.detach()
+        self.log.micro(*((seen, None) if total is loss else (loss.detach(), seen)), batch.count)
+        return seen
 
     def reseed(self, phase: int, epoch: int, micro: int) -> None:
         """Seed the device's default generator and each plugin's own by position, so that no state need be saved."""
         self._generator.manual_seed(mix(self._key, phase, epoch, micro))
-        self.hooks.reseed(phase, epoch, micro)
+        if self.hooks.plugins:
+            self.hooks.reseed(phase, epoch, micro)
 
     # ------------------------------------------------------------------------------------------------ the moments
     def moment(self, kind: Any, plan: Plan | None, *more: Any) -> Any:

@@ -52,7 +52,9 @@ class Rates:
         by_step = self._schedule.per == "step"
         unit = epoch * self._batches + micro if by_step else epoch
         if self._seen[0] != unit:
-            self._seen = (unit, self._rates(unit, self._batches if by_step else 1))
+            rates = self._rates(unit, self._batches if by_step else 1)
+            # the same object while nothing changes, by which the kernel and the log know that nothing changed
+            self._seen = (unit, self._seen[1] if rates == self._seen[1] else rates)
         return self._seen[1]
 
     def _rates(self, unit: int, per_epoch: int) -> dict[str, float | None]:

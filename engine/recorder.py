@@ -7,6 +7,7 @@ that the cadence of flushing changes no bit.
 from __future__ import annotations
 
 import math
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -29,7 +30,8 @@ if TYPE_CHECKING:
 RESERVED = ("scale", "ceiling", "why", "term", "weight")
 
 
-def _plain(advice: LrAdvice) -> bool:
+def plain(advice: LrAdvice) -> bool:
+    """Say whether an answer is made of host-side numbers that hold for every group."""
     return isinstance(advice.scale, float | int) and isinstance(advice.ceiling, float | int)
 
 
@@ -57,7 +59,12 @@ class Recorder:
         self._started = self._flushed = time.monotonic()
         self._advice: dict[str, LrAdvice] = {}
         self._weights: dict[str, float] = {}
-        self._names: set[tuple[str, str]] = set()
+        self._columns: dict[str, tuple[list[int], list[Any]]] = {}
+        self._owned: dict[tuple[str, str], tuple[list[int], list[Any]]] = {}
+        self._rates: Rates | None = None
+        self._has_terms = False
+        self._uneven = False  # several groups, or a rate that lies on the device
+        self._lr = self._base = math.nan
         self._clear()
         self.begin_epoch()
         self._about: dict[str, dict[str, Any]] = {
@@ -78,32 +85,63 @@ class Recorder:
         self.series.append(key, steps, values)
 
     def _clear(self) -> None:
-        self._scalars: list[Tensor] = []
-        self._micros: list[tuple[int, int, int]] = []
-        self._rows: list[tuple[int, float, float, float, int, float, int]] = []
-        self._points: list[tuple[str, int, float, int, float]] = []  # key, step, number, scalar or -1, share
-        self._holds: list[tuple[str, int, float | str, int]] = []
-        self._flags: list[int] = []
+        self._waiting: list[tuple[list[Any], int]] = []
+        self._losses: list[Any] = []
+        self._totals: list[Any] = []
+        self._counts: list[int] = []
+        self._rows: list[tuple[int, float, float, float, int, float]] = []
+        self._holds: list[tuple[str, int, list[Any]]] = []
+        self._flags: list[Any] = []
+        for steps, values in self._columns.values():
+            steps.clear()
+            values.clear()
 
-    def _wait(self, value: Tensor) -> int:
-        self._scalars.append(value.detach())
-        return len(self._scalars) - 1
+    def _put(self, into: list[Any], value: Number) -> None:
+        """Note a number; a scalar on the host is read at once, one on a device waits for the transfer."""
+        if type(value) is float:
+            into.append(value)
+        elif not isinstance(value, Tensor):
+            into.append(float(value))
+        elif value.is_cpu:
+            into.append((value.detach() if value.requires_grad else value).item())
+        else:
+            self._waiting.append((into, len(into)))
+            into.append(value.detach())
+
+    def _column(self, key: str) -> tuple[list[int], list[Any]]:
+        column = self._columns.get(key)
+        if column is None:
+            column = self._columns[key] = ([], [])
+        return column
 
     # ------------------------------------------------------------------------------------------- from the loop
     def micro(self, loss: Tensor, total: Tensor | None, count: int) -> None:
         """Note one micro-batch's mean loss over `count` items, and its total where terms exist."""
-        self._scalars.append(loss)
-        at = len(self._scalars) - 1
-        self._micros.append((at, at if total is None else self._wait(total), count))
+        self._put(self._losses, loss)
+        self._put(self._totals, loss if total is None else total)
+        self._counts.append(count)
 
     def terms(self, step: int, terms: Named[LossTerm], share: float) -> None:
         """Note raw values and weights of terms; over the micro-batches of a step values are weighted by `share`."""
+        self._has_terms = True
         for owner, term in terms:
-            self._points.append((f"{owner}.term.{term.name}", step, 0.0, self._wait(term.value), share))
+            steps, values = self._column(f"{owner}.term.{term.name}")
+            if share == 1:
+                steps.append(step)
+                self._put(values, term.value)
+            elif steps and steps[-1] == step:
+                values[-1] = (
+                    values[-1] + float(term.value.detach()) * share
+                    if term.value.is_cpu
+                    else (values[-1] + term.value.detach() * share)
+                )
+            else:
+                steps.append(step)
+                self._put(values, term.value.detach() * share)
             key = f"{owner}.weight.{term.name}"
             if self._weights.get(key) != term.weight:
                 self._weights[key] = float(term.weight)
-                self._holds.append((key, step, float(term.weight), -1))
+                self._holds.append((key, step, [float(term.weight)]))
 
     def step(
         self,
@@ -112,30 +150,36 @@ class Recorder:
         epoch: int,
         micro: int,
         batches: int,
-        base: Mapping[str, float | None],
         rates: Rates,
         norm: Tensor | None,
     ) -> None:
         """Close a step: its rates and advice, and where on each axis of a chart it lies."""
-        (first, rate), *others = rates.lr.items()
-        if isinstance(rate, Tensor):
-            self._points.append(("train.lr", step, 0.0, self._wait(rate), 1.0))
-            rate = math.nan
-        start = base[first]
+        if rates is not self._rates:
+            self._note_rates(step, rates)
+        if self._uneven:
+            for group, rate in rates.lr.items():
+                self._point(self._lr_keys[group], step, rate)
         where = self._offsets[phase] + epoch + micro / batches
         now = time.monotonic() - self._started
-        row = (step, rate, math.nan if start is None else start, where, len(self._micros), now, self.items)
-        self._rows.append(row)
-        for group, other in others:
-            self._point(f"train.lr[{group}]", step, other)
+        self._rows.append((step, self._lr, self._base, where, len(self._counts), now))
         if norm is not None:
-            self._points.append(("train.grad_norm", step, 0.0, self._wait(norm), 1.0))
+            self._point("train.grad_norm", step, norm)
+        if self._flag is not None:
+            self._put(self._flags, self._flag.clone())
+
+    def _note_rates(self, step: int, rates: Rates) -> None:
+        """Take rates that are not those of the step before; the same object says the same."""
+        self._rates = rates
+        first, rate = next(iter(rates.lr.items()))
+        base = rates.base[first]
+        self._base = math.nan if base is None else base
+        self._uneven = len(rates.lr) > 1 or isinstance(rate, Tensor)
+        self._lr = math.nan if self._uneven else float(rate)
+        self._lr_keys = {group: "train.lr" if group == first else f"train.lr[{group}]" for group in rates.lr}
         for owner, advice in rates.advice:
             before = self._advice.get(owner)
-            if before is not advice and not (before and _plain(advice) and _plain(before) and before == advice):
+            if before is not advice and not (before and plain(advice) and plain(before) and before == advice):
                 self._advise(owner, step, advice)
-        if self._flag is not None:
-            self._flags.append(self._wait(self._flag.clone()))
 
     def _advise(self, owner: str, step: int, advice: LrAdvice) -> None:
         self._advice[owner] = advice
@@ -144,11 +188,11 @@ class Recorder:
             named = value.items() if isinstance(value, Mapping) else (("", value),)
             for group, number in named:
                 key = f"{owner}.{what}" + (f"[{group}]" if group else "")
-                if isinstance(number, Tensor):
-                    self._holds.append((key, step, 0.0, self._wait(number)))
-                elif what == "scale" or number != default or key in self._known:
-                    self._holds.append((key, step, float(number), -1))
-        self._holds.append((f"{owner}.why", step, printable(advice.why, 200), -1))
+                if isinstance(number, Tensor) or what == "scale" or number != default or key in self._known:
+                    held: list[Any] = []
+                    self._put(held, number)
+                    self._holds.append((key, step, held))
+        self._holds.append((f"{owner}.why", step, [printable(advice.why, 200)]))
 
     def due(self) -> bool:
         return len(self._rows) >= self._most or time.monotonic() - self._flushed > self._seconds
@@ -159,104 +203,109 @@ class Recorder:
         Nothing of the flagged step, nor of any after it, is written.
         """
         self._flushed = time.monotonic()
-        values = self._fetch()
+        self._fetch()
         if flagged is None:
-            flagged = next((row[0] for row, at in zip(self._rows, self._flags, strict=False) if values[at]), None)
-        end = math.inf if flagged is None else flagged
-        self._write_rows([row for row in self._rows if row[0] < end], values)
-        self._write_points([point for point in self._points if point[1] < end], values)
-        for key, step, value, at in self._holds:
+            flagged = next((row[0] for row, flag in zip(self._rows, self._flags, strict=False) if flag), None)
+        end = sys.maxsize if flagged is None else flagged
+        self._write_rows([row for row in self._rows if row[0] < end] if flagged is not None else self._rows)
+        for key, (steps, values) in self._columns.items():
+            if steps and steps[-1] >= end:
+                kept = [at for at, step in enumerate(steps) if step < end]
+                self._append(key, [steps[at] for at in kept], [values[at] for at in kept])
+            elif steps:
+                self._append(key, steps, values)
+        for key, step, held in self._holds:
             if step < end:
                 if key not in self._known:
                     self._known.add(key)
                     self.series.declare(key, kind="hold")
-                self.series.hold(key, step, value if at < 0 else values[at])
+                self.series.hold(key, step, held[0])
         self._clear()
         self.series.flush(sync)
         return flagged
 
-    def _fetch(self) -> list[float]:
-        if not self._scalars:
-            return []
-        kinds = {scalar.dtype for scalar in self._scalars}
-        scalars = self._scalars if len(kinds) == 1 else [scalar.double() for scalar in self._scalars]
-        rows: list[float] = torch.stack([scalar.reshape(()) for scalar in scalars]).double().tolist()
-        return rows
+    def _fetch(self) -> None:
+        """Put a number in the place of every scalar that waits on the device, by one transfer."""
+        if self._waiting:
+            scalars = [into[at].reshape(()) for into, at in self._waiting]
+            if len({scalar.dtype for scalar in scalars}) > 1:
+                scalars = [scalar.double() for scalar in scalars]
+            for (into, at), value in zip(self._waiting, torch.stack(scalars).double().tolist(), strict=True):
+                into[at] = value
 
-    def _write_rows(self, rows: list[tuple[int, float, float, float, int, float, int]], values: list[float]) -> None:
-        steps, losses, totals, items = [], [], [], []
-        sums, done = self.sums_state, 0
-        for step, lr, base, _, end, _, _ in rows:
+    def _write_rows(self, rows: list[tuple[int, float, float, float, int, float]]) -> None:
+        losses, totals, items, done = [], [], [], 0
+        base_sum = self.sums_state["base"]
+        for _, _, base, _, end, _ in rows:
             items.append(self.items)
-            loss, total, count = self._sum(self._micros[done:end], values)
+            loss, total, count = self._sum(done, end)
             done = end
-            steps.append(step)
             losses.append(loss / count)
             totals.append(total / count)
-            sums["base"] += base
-            sums["updates"] += 1
-            self.last = {"train_loss": loss / count, "lr": lr}
-        self._sum(self._micros[done:], values)
+            base_sum += base
+        self._sum(done, len(self._counts))
         if not rows:
             return
+        self.sums_state["base"] = base_sum
+        self.sums_state["updates"] += len(rows)
+        steps, lrs, bases, where, _, clock = zip(*rows, strict=True)
         at = np.array(steps, dtype=np.int64)
-        columns = np.array([row[1:4] for row in rows])
-        append = self._append
-        append("train.loss", at, np.array(losses))
-        if totals != losses:
-            append("train.total", at, np.array(totals))
-        if not np.isnan(columns[:, 0]).all():
-            append("train.lr", at, columns[:, 0])
-        if not np.isnan(columns[:, 1]).all():
-            append("train.base_lr", at, columns[:, 1])
-        append("train.epoch", at, columns[:, 2])
-        append("train.items", at, np.array(items, dtype=np.float64))
-        append("clock.seconds", at, np.array([row[5] + self.elapsed for row in rows]))
+        self.last = {"train_loss": losses[-1], "lr": lrs[-1]}
+        self._append("train.loss", at, losses)
+        if self._has_terms:
+            self._append("train.total", at, totals)
+        if not self._uneven:
+            self._append("train.lr", at, lrs)
+        if bases[0] == bases[0]:
+            self._append("train.base_lr", at, bases)
+        self._append("train.epoch", at, where)
+        self._append("train.items", at, items)
+        self._append("clock.seconds", at, np.array(clock) + self.elapsed)
 
-    def _sum(self, micros: Sequence[tuple[int, int, int]], values: list[float]) -> tuple[float, float, int]:
+    def _sum(self, start: int, end: int) -> tuple[float, float, int]:
+        """Add micro-batches to the sums of the epoch, one after the other; return loss, total and items of these."""
+        if start == end:
+            return 0.0, 0.0, 0
+        sums = self.sums_state
         loss = total = 0.0
         count = 0
-        sums = self.sums_state
-        for at, other, n in micros:
-            part, whole = values[at] * n, values[other] * n
+        for at in range(start, end):
+            n = self._counts[at]
+            part, whole = self._losses[at] * n, self._totals[at] * n
             loss, total, count = loss + part, total + whole, count + n
             sums["loss"] += part
             sums["total"] += whole
-            sums["items"] += n
+        sums["items"] += count
         self.items += count
         return loss, total, count
-
-    def _write_points(self, points: list[tuple[str, int, float, int, float]], values: list[float]) -> None:
-        columns: dict[str, tuple[list[int], list[float]]] = {}
-        for key, step, number, at, share in points:
-            steps, numbers = columns.setdefault(key, ([], []))
-            value = number if at < 0 else values[at] * share
-            if share != 1 and steps and steps[-1] == step:
-                numbers[-1] += value
-            else:
-                steps.append(step)
-                numbers.append(value)
-        for key, (steps, numbers) in columns.items():
-            self._append(key, np.array(steps, dtype=np.int64), np.array(numbers))
 
     # ------------------------------------------------------------------------------------------- from plugins
     def number(self, owner: str, name: str, step: int, value: Number) -> None:
         """Log a number under a plugin's name; a tensor waits on the device until the flush."""
-        if (owner, name) not in self._names:
-            problem = slug_problem(name)
-            if problem or name.split(".")[0] in RESERVED:
-                why = problem or "is one that ctr writes itself"
-                raise PluginError(f"logs a number whose name {printable(name, 80)} {why}")
-            self._names.add((owner, name))
-        if isinstance(value, Tensor) and value.numel() != 1:
-            raise PluginError(f"logs {name} with a tensor of shape {tuple(value.shape)}; a single number is expected")
-        if not isinstance(value, Tensor | int | float | np.number):
+        if isinstance(value, Tensor):
+            if value.dim() and value.numel() != 1:
+                raise PluginError(
+                    f"logs {name} with a tensor of shape {tuple(value.shape)}; a single number is expected"
+                )
+        elif not isinstance(value, int | float | np.number):
             raise PluginError(f"logs {name} with {type(value).__name__}; a number is expected")
-        self._point(f"{owner}.{name}", step, value)
+        column = self._owned.get((owner, name))
+        if column is None:
+            column = self._owned[(owner, name)] = self._new_name(owner, name)
+        column[0].append(step)
+        self._put(column[1], value)
+
+    def _new_name(self, owner: str, name: str) -> tuple[list[int], list[Any]]:
+        problem = slug_problem(name)
+        if problem or name.split(".")[0] in RESERVED:
+            why = problem or "is one that ctr writes itself"
+            raise PluginError(f"logs a number whose name {printable(name, 80)} {why}")
+        return self._column(f"{owner}.{name}")
 
     def _point(self, key: str, step: int, value: Number) -> None:
-        at = self._wait(value) if isinstance(value, Tensor) else -1
-        self._points.append((key, step, 0.0 if at >= 0 else float(value), at, 1.0))
+        steps, values = self._column(key)
+        steps.append(step)
+        self._put(values, value)
 
     def state(self, owner: str, name: str, step: int, value: str) -> None:
         self.event("state", step, owner=owner, name=name, value=value)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from ctr.engine import kernel as loop
-from ctr.engine.combine import resolve_lr
+from ctr.engine.combine import resolve_lr, same
 from ctr.engine.events import Step
 
 from .bench import Bench
@@ -77,7 +77,7 @@ def places(engine: Engine) -> dict[str, list[tuple[Any, str]]]:
     return {
         "seeding": [(kernel, "reseed")],
         "guard": [(torch, GUARD), (kernel.flag, "item")],
-        "rate and hooks": [(kernel.rates, "at"), *asked, (loop, "resolve_lr")],
+        "rate and hooks": [(kernel.rates, "at"), *asked, (loop, "same"), (loop, "resolve_lr")],
         "log, noting": [(kernel.log, "micro"), (kernel.log, "step"), (kernel.keeper, "due")],
         "log, flushing": [(kernel.keeper, "rest")],
     }
@@ -95,6 +95,7 @@ class Paused:
         self.kernel.log._clear()
         self.grads = [p.grad for p in self.kernel.parameters if p.grad is not None]
         self.loss, self.micros = torch.ones(()), count(1)
+        self.rates: Any = None
         self.rates = self.ask()
 
     def seed(self) -> None:
@@ -112,13 +113,14 @@ class Paused:
         if kernel.hooks.schedule_lr is not None:
             event = kernel.moment(Step, self.plan, 0.5, base, kernel._norm_of([], None), *kernel._asides())
             advice = kernel.hooks.schedule_lr(step=event)
-        return base, resolve_lr(base, advice)
+        used = self.rates
+        return used if used is not None and same(used, base, advice) else resolve_lr(base, advice)
 
     def note(self) -> None:
         kernel = self.kernel
         for _ in range(FLUSH):
             kernel.log.micro(self.loss, None, BATCH)
-            kernel.log.step(kernel.position.step, 0, 1, 0, BLOCK, *self.rates, None)
+            kernel.log.step(kernel.position.step, 0, 1, 0, BLOCK, self.rates, None)
             kernel.position.step += 1
             kernel.keeper.due(kernel.position.step)
 

@@ -27,8 +27,8 @@ def logging_loop(bench: Bench, name: str, values: Sequence[Any]) -> Callable[[],
     """Return a function that logs a block of steps as the kernel does, and `values` as a plugin does."""
     folder = bench.folder(name)
     log = Recorder(SeriesWriter(folder), EventLog(folder), steps=FLUSH, seconds=60.0, offsets=[0, 1])
-    loss, base, numbers = torch.ones(()), {"base": RATE}, count()
-    rates, named = Rates({"base": RATE}, ()), list(zip(NAMES, values, strict=False))
+    loss, numbers = torch.ones(()), count()
+    rates, named = Rates({"base": RATE}, (), {"base": RATE}), list(zip(NAMES, values, strict=False))
 
     def work() -> None:
         for step in (next(numbers) for _ in range(BLOCK)):
@@ -38,7 +38,7 @@ def logging_loop(bench: Bench, name: str, values: Sequence[Any]) -> Callable[[],
             for series, value in named:
                 say(series, value)
             log.micro(loss, None, BATCH)
-            log.step(step, 0, 0, step, 1_000_000_000, base, rates, None)
+            log.step(step, 0, 0, step, 1_000_000_000, rates, None)
             if log.due():
                 log.flush()
 
