@@ -5,9 +5,13 @@ Each worker trains one run after another in a process of its own. A worker that 
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
+import signal
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +20,8 @@ from .rundir import write_json
 
 if TYPE_CHECKING:
     from .study import Planned
+
+REQUESTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @dataclass
@@ -64,8 +70,13 @@ class Pool:
             worker = self._idle()
             if worker is None:
                 break
+            try:
+                worker.pipe.send(order)
+            except OSError:  # it died while it had nothing to do; another takes its place
+                self._workers.remove(worker)
+                worker.process.join()
+                continue
             worker.planned = planned
-            worker.pipe.send(order)
             left.remove(row)
         return left
 
@@ -74,7 +85,8 @@ class Pool:
         if free is None and len(self._workers) < self._size:
             ours, theirs = self._context.Pipe()
             process = self._context.Process(target=serve, args=(theirs,), daemon=False)
-            process.start()
+            with deaf():  # until it has its own handlers, a signal waits for it instead of killing it
+                process.start()
             theirs.close()
             free = Worker(process, ours)
             self._workers.append(free)
@@ -124,6 +136,17 @@ class Pool:
                 worker.process.join()
 
 
+@contextlib.contextmanager
+def deaf() -> Iterator[None]:
+    """Let the signals that ask to stop wait; a process started meanwhile inherits this."""
+    resource_tracker.ensure_running()  # its start, which comes with the first process, would end our blocking
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, REQUESTS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def serve(pipe: Connection) -> None:
     """Train what comes through the pipe until it closes; the life of a worker process."""
     from .execute import execute
@@ -131,6 +154,7 @@ def serve(pipe: Connection) -> None:
     from .study import stopping
 
     with stopping() as stop:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, REQUESTS)
         while True:
             try:
                 order: Order = pipe.recv()
