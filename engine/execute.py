@@ -16,7 +16,7 @@ import torch
 
 from . import resume
 from .build import Built, build, settle_exactness
-from .checkpoint import CheckpointStore, digest
+from .checkpoint import CheckpointStore, Loaded, digest
 from .errors import CtrError, GuardError, Interrupted, StorageError
 from .events_log import EventLog
 from .host import Registry
@@ -24,8 +24,9 @@ from .keeper import Keeper
 from .kernel import Kernel
 from .order import Order, Outcome
 from .recorder import Recorder
-from .rundir import Heartbeat, RunDir, write_json
+from .rundir import Heartbeat, RunDir, atomic_write, write_json
 from .series import SeriesWriter
+from .storage import TEMPORARY, remove_quietly, storage_error, sync_folder
 from .text import printable
 
 PACKAGES = ("ctr-engine", "torch", "torchvision", "transformers", "peft", "pluggy", "pydantic", "numpy", "safetensors")
@@ -58,9 +59,9 @@ def _locked(
     kernel: Kernel | None = None
     try:
         events = EventLog(run.path)
-        if lock.taken_over:
-            events.write("warning", 0, owner="engine", text=f"lock taken over from {printable(lock.taken_over, 200)}")
         kernel = _prepare(order, run, registry, events, heartbeat, stop, after_update)
+        if lock.taken_over:  # after the resume, whose record supersedes what stands before it
+            _warn(events, kernel, f"lock taken over from {printable(lock.taken_over, 200)}")
         kernel.run()
         kernel.log.flush(sync=True)
         status, code, text = "finished", 0, None
@@ -93,7 +94,7 @@ def _flush_what_is_whole(kernel: Kernel | None, error: BaseException) -> None:
     if kernel is not None and not isinstance(error, GuardError | StorageError):
         try:
             kernel.log.flush(flagged=kernel.position.step)
-        except StorageError:
+        except CtrError:
             pass  # the error that ended the run is the one to tell; this flush only saves what it can
 
 
@@ -137,7 +138,10 @@ def _prepare(
     store = CheckpointStore(run.path, keep=spec.checkpoint.keep)
     loaded = store.newest()
     if loaded is None:
+        atomic_write(run.spec, spec.text().encode())
         _write_provenance(order, run, built)
+    else:
+        _set_aside(loaded)
     updates = _expected_updates(built)
     keeper = Keeper(
         run, store, heartbeat, checkpoint=spec.checkpoint, select=spec.select, updates=updates, stop=stop,
@@ -160,6 +164,22 @@ def _prepare(
     if loaded is None:
         events.write("start", 0, study=spec.study, arm=spec.arm, seed=spec.seed)
     return kernel
+
+
+def _set_aside(loaded: Loaded) -> None:
+    """Remove the checkpoints that were skipped before the series they count on are cut.
+
+    A disk that refused one of them once may read it the next time, and then nothing would fit together.
+    """
+    for name, _ in loaded.skipped:
+        path = loaded.path.with_name(name)
+        gone = path.with_name(f"{TEMPORARY}{name}")
+        try:
+            path.rename(gone)  # it vanishes as a whole
+            sync_folder(path.parent)
+        except OSError as error:
+            raise storage_error(path, "the damaged checkpoint cannot be removed", error) from error
+        remove_quietly(gone)
 
 
 def _expected_updates(built: Built) -> int:
