@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import signal
 import threading
 import time
@@ -16,11 +15,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .errors import FolderOwned, UsageError, guess
+from .errors import FolderOwned, StorageError, UsageError, guess
 from .host import Registry, discover
 from .order import Order, Outcome
-from .rundir import read_json, write_json
+from .rundir import RunDir, atomic_write, make_folder, read_json, write_json
 from .spec import RunSpec, StudySpec, difference, load_study
+from .storage import storage_error
 
 Progress = Callable[[Sequence["Planned"]], contextlib.AbstractContextManager[Any]]
 
@@ -81,7 +81,11 @@ def run(
         outcomes = _execute(orders, registry, stop, jobs)
     from .report import build_report
 
-    report = build_report(folder)
+    try:
+        report = build_report(folder)
+    except StorageError as error:  # how the runs ended must be heard all the same
+        ends = [f"run {o.name} {o.status} (exit code {o.code}): {o.error}" for o in outcomes if o.error]
+        raise StorageError("\n".join([*ends, str(error)])) from error
     code = 130 if stop.is_set() else max((o.code for o in outcomes), key=_badness, default=0)
     return StudyResult(folder, outcomes, report, code)
 
@@ -205,16 +209,24 @@ def select(planned: Sequence[Planned], arms: Sequence[str], seeds: Sequence[int]
 
 # ---------------------------------------------------------------------------------------------------- the folder
 def _make_room(chosen: Sequence[Planned], replace: bool) -> None:
-    """Refuse folders that hold another run, all at once, or move them aside when asked to."""
-    taken = [(p, found) for p in chosen if (found := _identity_in(p.folder)) not in (None, p.identity)]
+    """Refuse folders that hold another run, all at once; move them aside when asked to, and what failed with them."""
+    found = {p.name: _identity_in(p.folder) for p in chosen}
+    taken = [p for p in chosen if found[p.name] not in (None, p.identity) or (replace and _failed(p))]
     if taken and not replace:
-        raise FolderOwned("\n".join(_conflict(p) for p, _ in taken) + "\n--replace moves what is there to .old/")
-    for p, found in taken:
-        old = p.folder.parent / ".old"
-        old.mkdir(exist_ok=True)
-        stem = f"{p.name}-{str(found)[:8]}"
+        raise FolderOwned("\n".join(map(_conflict, taken)) + "\n--replace moves what is there to .old/")
+    for p in taken:
+        RunDir(p.folder).lock().release()  # refused where a living process writes
+        make_folder(old := p.folder.parent / ".old")
+        stem = f"{p.name}-{str(found[p.name])[:8]}"
         target = next(t for i in range(10**6) if not (t := old / (f"{stem}-{i}" if i else stem)).exists())
-        shutil.move(str(p.folder), target)
+        try:
+            p.folder.rename(target)
+        except OSError as error:
+            raise storage_error(p.folder, f"cannot be moved to {target}", error) from error
+
+
+def _failed(p: Planned) -> bool:
+    return (read_json(p.folder / "status.json") or {}).get("status") == "failed"
 
 
 def _conflict(planned: Planned) -> str:
@@ -228,8 +240,6 @@ def _conflict(planned: Planned) -> str:
 
 
 def _write_study(spec: StudySpec, folder: Path, planned: Sequence[Planned], threads: int) -> None:
-    from .rundir import atomic_write, make_folder
-
     make_folder(folder)
     atomic_write(folder / "study.yaml", spec.text().encode())
     replays: dict[str, dict[str, str]] = {
@@ -253,13 +263,15 @@ def _orders(chosen: Sequence[Planned], threads: int, take_over: bool) -> list[tu
 
 def queue(p: Planned) -> None:
     """Write a run's spec, and that it waits."""
-    from .rundir import atomic_write, make_folder, read_json
-
     make_folder(p.folder)
-    atomic_write(p.folder / "spec.yaml", p.run.text().encode())
-    status = read_json(p.folder / "status.json") or {}
-    if status.get("status") != "live":
+    if (p.folder / "lock").exists():
+        return  # whoever holds it writes here; the start that follows takes it over, or says who that is
+    try:
+        atomic_write(p.folder / "spec.yaml", p.run.text().encode())
         write_json(p.folder / "status.json", {"status": "queued", "heartbeat": time.time()})
+    except StorageError as error:
+        if not isinstance(error.__cause__, FileNotFoundError):  # an owner that came meanwhile swept it away
+            raise
 
 
 # ---------------------------------------------------------------------------------------------------- executing
