@@ -119,3 +119,24 @@ def test_an_axis_of_positions_that_fall_back_keeps_to_what_rises() -> None:
     assert axis.position(0) == 0.0 and axis.position(4) == 9.0
     assert axis.steps(np.array([0.0, 5.0, 9.0])).tolist() == [0.0, 1.0, 4.0]
     assert axis_from("x", np.array([1.0]), np.array([1.0])).name == "step"
+
+
+def test_a_chart_may_be_shown_a_picture_before_it_is_composed() -> None:
+    """Many labels ask for a higher legend, which the library would give to parts that do not exist yet."""
+    lines = [Line(f"a label of some length {k}", k, series([0.0, 1.0])) for k in range(6)]
+
+    async def session() -> None:
+        app = Viewer(Path("nowhere"))
+        async with app.run_test(size=(100, 30)) as pilot:
+            for _ in range(5):
+                await app.push_screen(Screen())
+                chart = Chart()
+                app.screen.mount(chart)
+                for _ in range(30):
+                    chart.margin_top = 1
+                    chart.show(Picture(lines=lines))
+                    chart.margin_top = 3
+                    await asyncio.sleep(0)
+            await pilot.pause()
+
+    asyncio.run(session())

@@ -44,7 +44,7 @@ def writer(tmp_path: Path) -> subprocess.Popen[bytes]:
     process.wait()
 
 
-async def until(what: object, seconds: float = 20.0) -> None:
+async def until(what: object, seconds: float = 60.0) -> None:
     assert callable(what)
     end = time.monotonic() + seconds
     while not what():

@@ -15,6 +15,7 @@ import numpy as np
 from rich.cells import cell_len
 from textual import events, on
 from textual.binding import BindingType
+from textual.containers import Grid
 from textual.geometry import Region
 from textual.message import Message
 from textual_hires_canvas import Canvas
@@ -124,6 +125,14 @@ class Chart(PlotWidget, inherit_bindings=False):
 
     def _update_legend(self) -> None:
         """The legend is our own first row; the library's reads labels as markup."""
+
+    def _position_legend(self) -> None:
+        """See above."""
+
+    def _update_margin_sizes(self) -> None:
+        """Wait for the parts to exist: a chart mounted a moment ago may be shown something before it is composed."""
+        if self.query(Grid):
+            super()._update_margin_sizes()
 
     def _render_plot(self) -> None:
         found = [c for c in self.query(Canvas)]
