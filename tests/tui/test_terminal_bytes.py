@@ -70,7 +70,7 @@ def capture(root: Path, keys: list[bytes], size: tuple[int, int] = (160, 50)) ->
     out = _read(master, 8.0, until=b"Quit")
     for key in keys:
         os.write(master, key)
-        out += _read(master, 0.35)
+        out += _read(master, 2.0)
     out += _read(master, 5.0, process=process)
     process.kill()
     process.wait()
@@ -80,9 +80,10 @@ def capture(root: Path, keys: list[bytes], size: tuple[int, int] = (160, 50)) ->
 
 def _read(master: int, seconds: float, until: bytes = b"", process: subprocess.Popen[bytes] | None = None) -> bytes:
     """Read for `seconds`, or until the bytes come, or the process ends, or nothing has come for a moment."""
-    out, end = b"", time.monotonic() + seconds
+    out, end, quiet = b"", time.monotonic() + seconds, 0
     while time.monotonic() < end:
         ready, _, _ = select.select([master], [], [], 0.1)
+        quiet = 0 if ready else quiet + 1
         if ready:
             try:
                 out += os.read(master, 1 << 16)
@@ -90,7 +91,7 @@ def _read(master: int, seconds: float, until: bytes = b"", process: subprocess.P
                 return out
         elif process is not None and process.poll() is not None:
             return out
-        elif out and not until and process is None:
+        elif out and not until and process is None and quiet >= 3:
             return out
         if until and until in out:
             until = b""
