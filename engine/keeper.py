@@ -145,13 +145,14 @@ class Keeper:
             self._beat = (now, at.step)
             self.heartbeat.update(steps_per_second=speed, eta_seconds=left / speed)
         done = plan.train.epochs if at.stage == "run" else at.epoch
+        total = at.step if at.stage == "run" else max(self._updates, at.step)
         doing = {"evaluate": "evaluating", "run": "closing"}.get(at.stage, "training")
         val = kernel.evaluations.get("val")
         if val is not None and moment != "step":
             self._val = {name: val.mean(name) for name in ("loss", *val.metrics)}
         self.heartbeat.update(
             doing=doing, phase=plan.phase.name, phase_index=at.phase, epoch=done, epochs=plan.train.epochs,
-            batch=at.micro, step=at.step, total=max(self._updates, at.step), val=self._val, **kernel.log.last,
+            batch=at.micro, step=at.step, total=total, val=self._val, **kernel.log.last,
         )  # fmt: skip
 
     # ------------------------------------------------------------------------------------------- the guard
