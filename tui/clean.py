@@ -30,13 +30,3 @@ def fit(text: str, width: int, right: bool = False) -> str:
         return set_cell_size(text, max(width - 1, 0)) + "…" if width > 0 else ""
     pad = " " * (width - length)
     return pad + text if right else text + pad
-
-
-def join(parts: list[Text | str], between: str = "  ") -> Text:
-    """Put pieces on one line; strings among them are the viewer's own words."""
-    out = Text(no_wrap=True, end="")
-    for k, part in enumerate(p for p in parts if len(p)):
-        if k:
-            out.append(between)
-        out.append_text(part) if isinstance(part, Text) else out.append(part)
-    return out

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -132,6 +132,3 @@ class Picture:
                 ends += [float(band.x[0]), float(band.x[-1])]
         good = [e for e in ends if np.isfinite(e)]
         return (min(good), max(good)) if good else (0.0, 1.0)
-
-
-Values = Callable[[float], float | None]

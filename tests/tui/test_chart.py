@@ -11,9 +11,10 @@ import pytest
 from textual.screen import Screen
 
 from ctr.tui.app import Viewer
+from ctr.tui.curves import value_at
 from ctr.tui.picture import Axis, Band, Level, Line, Mark, Picture, Shade, axis_from
 from ctr.tui.pyramid import Pyramid
-from ctr.tui.widgets.chart import Chart, value_at
+from ctr.tui.widgets.chart import Chart
 
 
 def series(values: list[float], steps: list[int] | None = None) -> Pyramid:

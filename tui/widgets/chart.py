@@ -23,22 +23,13 @@ from textual_plot import PlotWidget
 
 from ctr.tui import colours, raster, ticks
 from ctr.tui.bindings import bindings
-from ctr.tui.picture import Axis, Band, Line, Picture
-from ctr.tui.pyramid import Columns, Floats
+from ctr.tui.curves import Curve, cut_band, cut_line, least_of, value_at, wider
+from ctr.tui.picture import Band, Line, Picture
 
 from .canvas import Cells, put
 
 LEFT = 9
 BAD = "×"
-
-
-@dataclass(frozen=True)
-class _Curve:
-    """A line or band, cut to the columns of the view."""
-
-    item: Line | Band
-    columns: Columns
-    smooth: Columns | None = None
 
 
 class Chart(PlotWidget, inherit_bindings=False):
@@ -187,18 +178,18 @@ class Chart(PlotWidget, inherit_bindings=False):
             self._x_min = low
         if self._auto_x_max or not math.isfinite(self._x_max):
             self._x_max = high
-        self._x_min, self._x_max = _wider(self._x_min, self._x_max, least=max((high - low) * 1e-6, 1e-6))
+        self._x_min, self._x_max = wider(self._x_min, self._x_max, least=max((high - low) * 1e-6, 1e-6))
 
-    def _curves(self, columns: int) -> list[_Curve]:
+    def _curves(self, columns: int) -> list[Curve]:
         x = np.linspace(self._x_min, self._x_max, columns + 1)
         log = self.picture.log
-        return [_cut_line(line, self.picture.axis, x, log) for line in self.picture.lines] + [
-            _cut_band(band, x, log) for band in self.picture.bands
+        return [cut_line(line, self.picture.axis, x, log) for line in self.picture.lines] + [
+            cut_band(band, x, log) for band in self.picture.bands
         ]
 
-    def _limit_y(self, curves: list[_Curve]) -> None:
-        lows = [_least(np.fmin, c.columns.low, c.columns.edge) for c in curves]
-        highs = [_least(np.fmax, c.columns.high, c.columns.edge) for c in curves]
+    def _limit_y(self, curves: list[Curve]) -> None:
+        lows = [least_of(np.fmin, c.columns.low, c.columns.edge) for c in curves]
+        highs = [least_of(np.fmax, c.columns.high, c.columns.edge) for c in curves]
         low = min((v for v in lows if math.isfinite(v)), default=0.0)
         high = max((v for v in highs if math.isfinite(v)), default=1.0)
         pad = (high - low) * 0.04
@@ -207,7 +198,7 @@ class Chart(PlotWidget, inherit_bindings=False):
         if self._auto_y_max or not math.isfinite(self._y_max):
             self._y_max = high + pad if math.isfinite(high + pad) else high
         size = max(abs(self._y_min), abs(self._y_max))
-        self._y_min, self._y_max = _wider(self._y_min, self._y_max, least=max(size * 1e-6, 1e-290) if size else 1e-6)
+        self._y_min, self._y_max = wider(self._y_min, self._y_max, least=max(size * 1e-6, 1e-290) if size else 1e-6)
 
     @property
     def _dark(self) -> bool:
@@ -245,7 +236,7 @@ class Chart(PlotWidget, inherit_bindings=False):
         share = (x - self._x_min) / (self._x_max - self._x_min)
         return int(np.clip(math.floor(share * width), -1, width)) if math.isfinite(share) else -1
 
-    def _draw_curve(self, cells: Cells, curve: _Curve) -> None:
+    def _draw_curve(self, cells: Cells, curve: Curve) -> None:
         colour = colours.series(curve.item.colour, self._dark)
         rows = cells.height * 4
         pattern = curve.item.colour if self._mono() else 0
@@ -280,7 +271,7 @@ class Chart(PlotWidget, inherit_bindings=False):
     def _foreground(self) -> str:
         return "#e8edf5" if self._dark else "#1c2430"
 
-    def _draw_bad(self, cells: Cells, curves: list[_Curve]) -> None:
+    def _draw_bad(self, cells: Cells, curves: list[Curve]) -> None:
         """Mark every column that holds a value which is not finite: the gap alone could be taken for missing data."""
         style = "bold " + colours.status("failed", self._dark)[1]
         for curve in curves:
@@ -404,62 +395,6 @@ class Chart(PlotWidget, inherit_bindings=False):
         x = event.screen_x - canvas.region.x
         if canvas.region.contains(event.screen_x, event.screen_y) and x >= 1:
             self._move_to(self.get_coordinate_from_pixel(x, 0)[0])
-
-
-def value_at(item: Line | Band, axis: Axis, x: float | None) -> float | None:
-    """Return the exact value of a line at a position: the row standing there (hold) or the closest one."""
-    if isinstance(item, Band):
-        if not len(item.x):
-            return None
-        k = len(item.x) - 1 if x is None else int(np.abs(item.x - x).argmin())
-        return float(item.mean[k])
-    if not item.data.size:
-        return None
-    if x is None:
-        return float(item.data.values[-1])
-    step = float((item.axis or axis).steps(np.array([x]))[0])
-    row = item.data.at(step) if item.hold else item.data.nearest(step)
-    return row[1] if row else None
-
-
-def _cut_line(line: Line, axis: Axis, x: Floats, log: bool) -> _Curve:
-    edges = np.maximum.accumulate((line.axis or axis).steps(x))
-    columns = line.data.columns(edges, hold=line.hold, log=log, until=line.until)
-    if line.smooth < 2 or line.hold or line.data.size < 3:
-        return _Curve(line, columns)
-    with np.errstate(all="ignore"):
-        y = line.data.smooth(edges, line.smooth)
-        y = np.where(y > 0, np.log10(y), np.nan) if log else y
-    nothing = np.full(len(edges) - 1, np.nan)
-    return _Curve(line, columns, Columns(nothing, nothing, np.zeros(len(nothing), np.bool_), y))
-
-
-def _cut_band(band: Band, x: Floats, log: bool) -> _Curve:
-    def at(y: Floats) -> Floats:
-        if not len(band.x):
-            return np.full(len(x), np.nan)
-        with np.errstate(all="ignore"):
-            y = np.where(y > 0, np.log10(y), np.nan) if log else y
-        return np.asarray(np.interp(x, band.x, y, left=np.nan, right=np.nan), np.float64)
-
-    low, mean, high = at(band.low), at(band.mean), at(band.high)
-    none = np.zeros(len(x) - 1, np.bool_)
-    line = Columns(np.full(len(none), np.nan), np.full(len(none), np.nan), none, mean)
-    return _Curve(band, Columns(np.fmin(low[:-1], low[1:]), np.fmax(high[:-1], high[1:]), none, mean), line)
-
-
-def _least(best: np.ufunc, *parts: Floats) -> float:
-    joined = np.concatenate(parts)
-    return float(best.reduce(joined)) if len(joined) else math.nan
-
-
-def _wider(low: float, high: float, least: float) -> tuple[float, float]:
-    """Return limits that are apart, in order, and whose difference is a number."""
-    low, high = max(low, -1e307), min(high, 1e307)
-    if not high - low >= least:
-        middle = (low + high) / 2
-        low, high = middle - max(least, abs(middle) * 1e-9) / 2, middle + max(least, abs(middle) * 1e-9) / 2
-    return low, high
 
 
 def _sample(colour: int, mono: bool) -> str:
