@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -41,3 +42,12 @@ def study(tmp_path: Path) -> Callable[..., Path]:
         return path
 
     return write
+
+
+@pytest.fixture(autouse=True)
+def no_open_runs() -> Iterator[None]:
+    """Close the files of tiny runs after each test: a run that is made to raise closes nothing."""
+    yield
+    tiny = sys.modules.get("tests.engine.tiny")
+    if tiny is not None:
+        tiny.close_all()

@@ -27,6 +27,8 @@ from ctr.engine.seeding import torch_generator
 from ctr.engine.series import SeriesWriter
 from ctr.engine.task import Batch, Evaluation, Outputs, Phase
 
+OPEN: list[Kernel] = []
+
 
 class Tiny:
     """Sort 22 noisy points into 3 classes; micro-batches of 4, so that the last of an epoch is short."""
@@ -160,7 +162,17 @@ def make(
     kernel.log = Recorder(series, EventLog(folder), steps=log_steps, seconds=60.0, offsets=offsets, flag=kernel.flag)
     keeper.attach(kernel.log)
     resume.take_up(kernel, keeper, loaded)
+    OPEN.append(kernel)
     return kernel
+
+
+def close_all() -> None:
+    """Close the files of every run made so far; `tests/conftest.py` calls it after each test."""
+    while OPEN:
+        kernel = OPEN.pop()
+        kernel.keeper.heartbeat.stop()
+        kernel.log.series.close()
+        kernel.log.events.close()
 
 
 def _adapter(module: Any, task: Tiny) -> Adapter | None:
