@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,13 +12,14 @@ from typing import Any
 import torch
 
 from .adapters import Adapter
-from .errors import MissingDependency, PluginError, UsageError
+from .errors import CtrError, MissingDependency, PluginError, UsageError
 from .host import Host, Registry
 from .kernel import Plan
 from .matrix import Matrix
-from .optim import Rates, build_optimizer
+from .optim import Rates, build_optimizer, keep_moments
 from .seeding import mix, stream
 from .task import Context, Phase
+from .text import printable
 
 
 @dataclass
@@ -101,15 +102,32 @@ def _plugins(
         config, kind = run.plugins[name], registry.plugins[name]
         generators[name] = torch.Generator(device=device).manual_seed(mix(stream(run.seed, f"plugin:{name}")))
         more = {"source": sources[name]} if name in sources else {}
-        try:
-            plugins[name] = kind(config, generators[name], **more)
-            asked: Mapping[str, Any] = kind.needs(config) if hasattr(kind, "needs") else {}
-        except ImportError as error:
-            raise MissingDependency(f"plugin {name} needs a package that is not installed: {error}") from error
-        for what, layers in asked.items():
+        plugins[name] = _made(name, "be made", partial(kind, config, generators[name], **more))
+        for what, layers in _asked(name, kind, config).items():
             _check_needs(name, what, tasks)
             needs.setdefault(what, set()).update(layers)
     return Host(plugins, generators, run.seed), {what: frozenset(layers) for what, layers in needs.items()}
+
+
+def _made(plugin: str, what: str, make: Callable[[], Any]) -> Any:
+    """Return what a plugin's own code makes, or say whose code it was that raised."""
+    try:
+        return make()
+    except CtrError:
+        raise
+    except ImportError as error:
+        raise MissingDependency(f"plugin {plugin} needs a package that is not installed: {error}") from error
+    except Exception as error:
+        text = f"plugin {plugin} could not {what}: {type(error).__name__}: {printable(error, 500)}"
+        raise PluginError(text, plugin=plugin) from error
+
+
+def _asked(plugin: str, kind: Any, config: Any) -> Mapping[str, Iterable[int]]:
+    asked = _made(plugin, "say what it needs", partial(kind.needs, config)) if hasattr(kind, "needs") else {}
+    if not isinstance(asked, Mapping) or not all(isinstance(layers, Iterable) for layers in asked.values()):
+        text = f"plugin {plugin}: needs answered {printable(asked, 80)}; a map from a need to layers is expected"
+        raise PluginError(text, plugin=plugin)
+    return asked
 
 
 def _check_needs(plugin: str, what: str, tasks: Mapping[str, Any]) -> None:
@@ -121,12 +139,14 @@ def _check_needs(plugin: str, what: str, tasks: Mapping[str, Any]) -> None:
 
 def _plan(index: int, phase: Any, task: Any, module: torch.nn.Module) -> Plan:
     about = Phase(phase.name, index, phase.train.epochs, phase.train.micro_batch, phase.train.epoch_batches)
-    return Plan(about, task, phase.train, phase.adapter == "fresh", partial(_open, phase, task, module))
+    return Plan(about, task, phase.train, phase.adapter == "fresh", partial(open_phase, phase, task, module))
 
 
-def _open(phase: Any, task: Any, module: torch.nn.Module, before: Any) -> tuple[Any, Rates]:
+def open_phase(phase: Any, task: Any, module: torch.nn.Module, before: Any) -> tuple[Any, Rates]:
+    """Make the optimizer and the base rates of a phase; `before` is the optimizer of the one before it, if any."""
     groups = task.groups(module)
     batches = task.batches(0)
-    keep = before is not None and phase.moments == "keep"
-    optimizer = before if keep else build_optimizer(phase.train.optimizer, groups)
+    optimizer = build_optimizer(phase.train.optimizer, groups)
+    if before is not None and phase.moments == "keep":
+        keep_moments(before, optimizer, phase.name)
     return optimizer, Rates(phase.train, groups, batches)

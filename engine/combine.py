@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from .errors import GuardError, PluginError
+from .errors import GuardError, PluginError, guess
 from .hooks import ByGroup, EpochAdvice, LossTerm, LrAdvice, Named, Number, Reset
 
 if TYPE_CHECKING:
@@ -52,6 +52,12 @@ def resolve_lr(base: Mapping[str, float | None], advice: Named[LrAdvice]) -> Rat
     host-side number that is negative or not finite, `PluginError` where neither a base rate nor a ceiling exists.
     """
     rates: dict[str, Number] = {}
+    for name, answer in advice:
+        for value in (answer.scale, answer.ceiling):
+            unknown = [] if type(value) is float or not isinstance(value, Mapping) else sorted(set(value) - set(base))
+            if unknown:
+                text = f"plugin {name}: schedule_lr answered for group {unknown[0]}; this run has {', '.join(base)}"
+                raise PluginError(text + "." + guess(unknown[0], base), plugin=name, hook="schedule_lr")
     for group, start in base.items():
         rate: Number = math.inf if start is None else start
         ceiling: Number = math.inf

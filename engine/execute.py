@@ -48,6 +48,8 @@ def execute(
         return Outcome(order.run.name, "failed", error.exit_code, str(error))
     except OSError as error:
         return Outcome(order.run.name, "failed", StorageError.exit_code, f"{order.folder}: {error.strerror or error}")
+    except Exception as error:  # one run must not take the others with it, whatever is wrong with it
+        return Outcome(order.run.name, "failed", 1, _told(error))
 
 
 def _locked(
@@ -57,6 +59,8 @@ def _locked(
     heartbeat.change("live", doing="preparing")
     events: EventLog | None = None
     kernel: Kernel | None = None
+    text: str | None = "interrupted at once, without a checkpoint"
+    status, code = "stopped", Interrupted.exit_code
     try:
         events = EventLog(run.path)
         kernel = _prepare(order, run, registry, events, heartbeat, stop, after_update)
@@ -71,12 +75,13 @@ def _locked(
         status, code, text = "failed", getattr(error, "exit_code", 1), _told(error)
         _flush_what_is_whole(kernel, error)
         _note(events, kernel, error, text)
-    if events is not None:
-        if heartbeat.error is not None:
-            _warn(events, kernel, f"the status file could not always be written: {heartbeat.error}")
-        _end(events, kernel, status, code)
-    heartbeat.change(status, code=code, error=text)
-    heartbeat.stop()
+    finally:
+        if events is not None:
+            if heartbeat.error is not None:
+                _warn(events, kernel, f"the status file could not always be written: {heartbeat.error}")
+            _end(events, kernel, status, code)
+        heartbeat.change(status, code=code, error=text)
+        heartbeat.stop()
     return Outcome(order.run.name, status, code, text)
 
 
@@ -94,7 +99,7 @@ def _flush_what_is_whole(kernel: Kernel | None, error: BaseException) -> None:
     if kernel is not None and not isinstance(error, GuardError | StorageError):
         try:
             kernel.log.flush(flagged=kernel.position.step)
-        except CtrError:
+        except Exception:
             pass  # the error that ended the run is the one to tell; this flush only saves what it can
 
 

@@ -48,7 +48,7 @@ def _group(run: Path, index: dict[str, Any], owners: list[str], step: int, group
     factors = [_factor(run, index, owner, step, group) for owner in owners]
     lowest = min((f["ceiling"] for f in factors if f["ceiling"] is not None), default=math.inf)
     product = math.prod(f["scale"] for f in factors)
-    base = _point(run, "train.base_lr", step)
+    base = _point(run, f"train.base_lr[{group}]" if group else "train.base_lr", step)
     binding = next((f["plugin"] for f in factors if f["ceiling"] == lowest == used), None)
     return {
         "group": group or "first",

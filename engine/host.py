@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import pluggy
 
-from .errors import CtrError, PluginError, SpecError, guess
+from .answers import CHECKS, Refused, terms_of
+from .errors import CtrError, GuardError, Interrupted, PluginError, SpecError, StorageError, guess
 from .hooks import PROJECT, EpochAdvice, Hooks, LossTerm, LrAdvice, Reset, hookimpl
 from .text import printable, slug_problem
 
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from torch import Generator
 
 ARGUMENTS = {"extra_loss": "forward", "schedule_lr": "step", "adapter_reset": "boundary", "on_epoch_end": "epoch"}
-ANSWERS: Mapping[str, type] = {"schedule_lr": LrAdvice, "adapter_reset": Reset, "on_epoch_end": EpochAdvice}
 # pluggy matches arguments by name, and each hook calls its one argument differently
 NAMED: Mapping[str, Callable[[Callable[[Any], Any]], Callable[..., Any]]] = {
     "extra_loss": lambda call: lambda forward: call(forward),
@@ -30,6 +30,7 @@ NAMED: Mapping[str, Callable[[Callable[[Any], Any]], Callable[..., Any]]] = {
     "adapter_reset": lambda call: lambda boundary: call(boundary),
     "on_epoch_end": lambda call: lambda epoch: call(epoch),
 }
+OWNERS = ("train", "val", "test", "calibration", "clock", "engine")
 REFUSED = ("tryfirst", "trylast", "hookwrapper", "wrapper", "optionalhook", "specname")
 
 
@@ -64,11 +65,18 @@ def find(group: str) -> list[Found]:
     return [_load(point, names.count(point.name) > 1) for point in points]
 
 
+def _owner_problem(name: str) -> str | None:
+    """Say why a name cannot own series, whose keys are `<owner>.<name>`."""
+    if "." in name:
+        return "must hold no '.', which parts owner and name in the keys of series"
+    return "is the owner of ctr's own series" if name in OWNERS else None
+
+
 def _load(point: EntryPoint, claimed_twice: bool) -> Found:
     where = point.dist.metadata["Name"] if point.dist else "?"
     version = point.dist.version if point.dist else "?"
     about = (printable(point.name, 80), printable(where, 80), printable(version, 40), printable(point.value, 200))
-    problem = slug_problem(point.name)
+    problem = slug_problem(point.name) or _owner_problem(point.name)
     if problem:
         return Found(*about, error=f"its name {problem}")
     if claimed_twice:
@@ -106,6 +114,8 @@ def plugin_problem(plugin: Any) -> str | None:
         implementations(plugin)
     except PluginError as error:
         return str(error)
+    if hasattr(plugin, "state") != hasattr(plugin, "restore"):
+        return "state and restore belong together: what is not put back would be lost by a kill"
     return None
 
 
@@ -171,10 +181,10 @@ class Host:
             ask = manager.hook.extra_loss
             self.extra_loss = lambda forward: [row for rows in ask(forward=forward) for row in rows]
 
-    def reseed(self, phase: int, epoch: int, micro: int) -> None:
+    def reseed(self, *position: int) -> None:
         """Seed each plugin's own generator by position."""
         for manual_seed, key in self._seeded:
-            manual_seed(self._mix(key, phase, epoch, micro))
+            manual_seed(self._mix(key, *position))
 
     def state(self) -> dict[str, Any]:
         """Return the memory of every plugin that has one."""
@@ -194,13 +204,24 @@ def _shim(name: str, plugin: Any) -> tuple[Any, Iterable[str]]:
 
 
 def _stamped(name: str, hook: str, method: Callable[..., Any], wants: bool) -> Callable[..., Any]:
-    check = _terms if hook == "extra_loss" else _typed(ANSWERS[hook])
+    check = CHECKS.get(hook)
+    seen: Any = None  # plugins answer the same object again and again; it is looked at once
 
     def call(event: Any) -> Any:
         event.owner = name
         try:
+            nonlocal seen
             answer = method(event) if wants else method()
-            return None if answer is None else check(name, answer)
+            if answer is None:
+                return None
+            if check is None:
+                return terms_of(name, answer)
+            if answer is not seen:
+                check(answer)
+                seen = answer
+            return name, answer
+        except (StorageError, GuardError, Interrupted):
+            raise  # not of the plugin's making, though it happened in its call
         except CtrError as error:
             if isinstance(error, PluginError) and error.plugin:
                 raise
@@ -211,40 +232,9 @@ def _stamped(name: str, hook: str, method: Callable[..., Any], wants: bool) -> C
     return NAMED[hook](call)
 
 
-def _typed(wanted: type) -> Callable[[str, Any], Any]:
-    def check(name: str, answer: Any) -> Any:
-        if not isinstance(answer, wanted):
-            raise PluginError(f"answered {type(answer).__name__}, not {wanted.__name__}")
-        accum = getattr(answer, "grad_accum", None)
-        if accum is not None and (isinstance(accum, bool) or not isinstance(accum, int) or accum < 1):
-            raise PluginError(f"answered grad_accum {printable(accum, 40)}; a whole number from 1 on is expected")
-        return name, answer
-
-    return check
-
-
-def _terms(name: str, answer: Any) -> list[tuple[str, LossTerm]]:
-    if isinstance(answer, LossTerm | str) or not isinstance(answer, Iterable):
-        raise PluginError(f"answered {type(answer).__name__}, not a list of LossTerm")
-    terms = list(answer)
-    for term in terms:
-        if not isinstance(term, LossTerm):
-            raise PluginError(f"answered a list with {type(term).__name__}, not LossTerm")
-        problem = slug_problem(term.name)
-        if problem:
-            raise PluginError(f"answered a term whose name {printable(term.name, 80)} {problem}")
-        if getattr(term.value, "ndim", None) != 0:
-            raise PluginError(f"answered term {term.name} with a value that is no 0-d tensor")
-        if isinstance(term.weight, bool) or not isinstance(term.weight, int | float):
-            raise PluginError(f"answered term {term.name} with weight {printable(term.weight, 40)}, not a number")
-    if len({term.name for term in terms}) < len(terms):
-        raise PluginError("answered two terms of one name")
-    return [(name, term) for term in sorted(terms, key=lambda term: term.name)]
-
-
 def attributed(error: BaseException, plugin: str, hook: str, event: Any) -> PluginError | SpecError:
     """Say who raised, in which hook, phase and step, and on which line of the plugin's own code."""
-    own = isinstance(error, PluginError)
+    own = isinstance(error, PluginError | Refused)
     frames = [] if own else list(_frames(error))
     line = f" ({frames[-1]})" if frames else ""
     what = (

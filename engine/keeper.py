@@ -5,6 +5,7 @@ The kernel calls `rest` between two updates; checkpoints, requests and signals a
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -46,7 +47,8 @@ class Keeper:
         self._every, self._select, self._updates = checkpoint, select, updates
         self._after_update = after_update
         self.best: float | None = None
-        self._probe: Probe | None = None
+        self._probes: dict[int, Probe] = {}
+        self._halt = False  # asked to stop this run alone; the event stops all runs of a study
         self._next_time = self._in_minutes()
         self._beat = (time.monotonic(), 0)
         self._val: dict[str, float] | None = None
@@ -86,7 +88,7 @@ class Keeper:
         asked = self._requests(kernel)
         if due or asked:
             self.commit(kernel, asked or moment)
-        if self._stop.is_set():
+        if self._stop.is_set() or self._halt:
             if not (due or asked):
                 self.commit(kernel, "stop")
             raise Interrupted(f"stopped between two updates; checkpoint committed at step {kernel.position.step}")
@@ -116,18 +118,18 @@ class Keeper:
             if request.what == "checkpoint":
                 commit = "request"
             elif request.what == "stop":
-                self._stop.set()
+                self._halt = True
             elif request.what == "pause":
                 self._wait(kernel)
         return commit
 
     def _wait(self, kernel: Any) -> None:
         self.heartbeat.change("paused")
-        while not self._stop.is_set():
+        while not (self._stop.is_set() or self._halt):
             for request in pending(self._run.path):
                 kernel.log.event("control", kernel.position.step, request=request.what, who=request.who)
                 if request.what == "stop":
-                    self._stop.set()
+                    self._halt = True
                 elif request.what == "checkpoint":
                     self.commit(kernel, "request")
                 elif request.what == "resume":
@@ -192,28 +194,33 @@ class Keeper:
     # ------------------------------------------------------------------------------------------- moments of rest
     def instruments(self, kernel: Any, plan: Any, kind: str) -> tuple[Evaluator, Probe]:
         """Return what `on_epoch_end` may look through."""
-        if self._probe is None:
-            self._probe = Probe(plan.task, kernel.module)
+        if id(plan.task) not in self._probes:
+            self._probes[id(plan.task)] = Probe(plan.task, kernel.module)
         step = kernel.position.step
 
         def note(evaluation: Any) -> None:
             self._evaluated(kernel, "test", "given", evaluation, by="plugin", step=step)
 
-        return Evaluator(plan.task, kernel.module, kind, note), self._probe
+        return Evaluator(plan.task, kernel.module, kind, note), self._probes[id(plan.task)]
 
     @contextmanager
     def untouched(self, kernel: Any) -> Iterator[None]:
-        """Keep gradients and mode as they were, whatever a hook does with the model."""
-        parameters = list(kernel.module.parameters())
-        grads = [p.grad for p in parameters]
+        """Keep gradients, buffers and modes as they were, whatever a hook does with the model."""
+        parameters = [(p, p.grad, p.requires_grad) for p in kernel.module.parameters()]
+        buffers = [(buffer, buffer.clone()) for buffer in kernel.module.buffers()]
         modes = [(part, part.training) for part in kernel.module.modules()]
-        for p in parameters:
+        enabled = torch.is_grad_enabled()
+        for p, _, _ in parameters:
             p.grad = None
         try:
             yield
         finally:
-            for p, grad in zip(parameters, grads, strict=True):
+            torch.set_grad_enabled(enabled)
+            for p, grad, trained in parameters:
+                p.requires_grad_(trained)
                 p.grad = grad
+            for buffer, value in buffers:
+                buffer.copy_(value)
             for part, training in modes:
                 part.training = training
 
@@ -247,7 +254,10 @@ class Keeper:
             split, _, name = self._select.on.partition(".")
             evaluation = kernel.evaluations.get(split) or plan.task.evaluate(kernel.module, split)
             value = evaluation.mean(name) * (1 if self._select.better == "higher" else -1)
-            if self.best is None or value > self.best:
+            if math.isnan(value):
+                text = f"{self._select.on} is not a number after epoch {kernel.position.epoch}; it selects nothing"
+                kernel.log.event("warning", kernel.position.step, owner="engine", text=text)
+            if self.best is None or value > self.best or (math.isnan(self.best) and not math.isnan(value)):
                 self.best = value
                 self._snapshot(kernel, "selected", "engine")
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,6 +19,8 @@ from .events import Boundary, Epoch, Forward, Step
 from .optim import direction
 from .seeding import mix, stream
 from .task import Batch, Evaluation, Needs, Phase, Task
+
+KINDS = ("start", "epoch", "phase", "run")
 
 
 @dataclass
@@ -33,6 +36,7 @@ class Position:
     epoch: int = 0
     micro: int = 0
     step: int = 0
+    bounded: int = 0  # the step at which the last boundary of kind `steps` fired
 
 
 @dataclass
@@ -82,7 +86,6 @@ class Kernel:
         self._read_flag = self.device.type == "cpu"
         self.recent: dict[int, tuple[int, int, Any]] = {}  # steps whose flag has not been read yet
 
-    # ------------------------------------------------------------------------------------------------ the run
     def run(self) -> None:
         """Train from `position` to the end."""
         at = self.position
@@ -148,7 +151,6 @@ class Kernel:
         at.stage = "phase" if at.phase < len(self.plans) else "run"
         self.keeper.rest(self, "phase")
 
-    # ------------------------------------------------------------------------------------------------ one epoch
     def _train_epoch(self, plan: Plan) -> None:
         at = self.position
         batches = plan.task.batches(at.epoch)
@@ -157,7 +159,8 @@ class Kernel:
         every = {mark.steps for mark in plan.train.reset_at if mark != "epoch"}
         accum = self.asked_accum or plan.train.grad_accum
         while at.micro < batches:
-            if every and at.step and any(at.step % n == 0 for n in every):
+            if at.step > at.bounded and any(at.step % n == 0 for n in every):
+                at.bounded = at.step
                 self._boundary("steps", plan, at.epoch)
             self._update(plan, batches, accum)
             if self.keeper.due(at.step):
@@ -192,13 +195,11 @@ class Kernel:
         advice: Any = ()
         if hooks.schedule_lr is not None:
             done = at.epoch + first / batches
-            advice = hooks.schedule_lr(
-                step=self.moment(Step, plan, done, base, self._norm_of(grads, norm), *self._asides())
-            )
+            advice = hooks.schedule_lr(step=self.moment(Step, plan, done, base, *self._asides(grads, norm)))
         used = self.used
         rates = used if used is not None and same(used, base, advice) else resolve_lr(base, advice)
         if advice and rates is not used:
-            totals += [rate.float() for rate in rates.lr.values() if isinstance(rate, Tensor)]
+            totals += [rate.float().sqrt() for rate in rates.lr.values() if isinstance(rate, Tensor)]  # NaN if negative
         torch._amp_foreach_non_finite_check_and_unscale_([*grads, *totals], self.flag, self._one)
         if self._read_flag and self.flag.item():
             raise self.keeper.flagged(self, plan, micros, first, rates)
@@ -241,24 +242,23 @@ class Kernel:
         if self.hooks.plugins:
             self.hooks.reseed(phase, epoch, micro)
 
-    # ------------------------------------------------------------------------------------------------ the moments
     def moment(self, kind: Any, plan: Plan | None, *more: Any) -> Any:
         """Make the event of a moment: where the run stands, then what the moment itself holds."""
         at = self.position
         return kind(plan.phase.name if plan else None, at.phase, at.epoch, at.step, self.log, *more)
 
-    def _asides(self) -> tuple[Callable[[], Any], Any]:
-        return (lambda: direction(self.optimizer)), (self.adapter.factors if self.adapter else ())
-
-    def _norm_of(self, grads: list[Tensor], norm: Tensor | None) -> Callable[[], Tensor]:
-        return lambda: torch.nn.utils.get_total_norm(grads) if norm is None else norm
+    def _asides(self, grads: list[Tensor], norm: Tensor | None) -> tuple[Callable[[], Any], Callable[[], Any], Any]:
+        """Return what a step offers to whoever asks: the norm before clipping, the direction, the adapter's factors."""
+        factors = self.adapter.factors if self.adapter else ()
+        norm_of = lambda: torch.nn.utils.get_total_norm(grads) if norm is None else norm  # noqa: E731
+        return norm_of, partial(direction, self.optimizer), factors
 
     def _boundary(self, kind: str, plan: Plan, epoch: int, slots: Sequence[int] = ()) -> None:
         at = self.position
         answer = None
         if self.hooks.adapter_reset is not None:
-            self.hooks.reseed(at.phase, max(epoch, 0), at.micro)
-            event = self.moment(Boundary, plan, kind, at.phase if kind == "phase" else epoch, slots)
+            self.hooks.reseed(at.phase, max(epoch, 0), at.micro, 1)
+            event = self.moment(Boundary, plan, kind, at.phase if kind == "phase" else max(epoch, 0), slots)
             answer = resolve_reset(self.hooks.adapter_reset(boundary=event))
         done = self.keeper.reset(self, kind, answer, slots)
         self.log.event(
@@ -273,7 +273,7 @@ class Kernel:
         self.log.evaluations(at.step, self.evaluations if kind in ("start", "epoch") else {})
         answers: Any = ()
         if self.hooks.on_epoch_end is not None:
-            self.hooks.reseed(at.phase, at.epoch, -1)
+            self.hooks.reseed(at.phase, at.epoch, KINDS.index(kind), 2)
             evaluate, probe = self.keeper.instruments(self, shown, kind)
             base = self.log.mean_base_lr() if kind == "epoch" else None
             event = self.moment(

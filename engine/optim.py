@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from .errors import DataError
@@ -45,16 +46,16 @@ class Rates:
         )
         chosen = train.optimizer.groups
         self._ratios = {name: chosen[name].lr_ratio if name in chosen else 1.0 for name in groups}
-        self._seen: tuple[int, dict[str, float | None]] = (-1, {})
+        self._seen: tuple[int, Mapping[str, float | None]] = (-1, {})
 
-    def at(self, epoch: int, micro: int) -> dict[str, float | None]:
+    def at(self, epoch: int, micro: int) -> Mapping[str, float | None]:
         """Return the base rate of each group at micro-batch `micro` of `epoch`; None where the spec gives none."""
         by_step = self._schedule.per == "step"
         unit = epoch * self._batches + micro if by_step else epoch
         if self._seen[0] != unit:
             rates = self._rates(unit, self._batches if by_step else 1)
             # the same object while nothing changes, by which the kernel and the log know that nothing changed
-            self._seen = (unit, self._seen[1] if rates == self._seen[1] else rates)
+            self._seen = (unit, self._seen[1] if rates == self._seen[1] else MappingProxyType(rates))
         return self._seen[1]
 
     def _rates(self, unit: int, per_epoch: int) -> dict[str, float | None]:
@@ -86,6 +87,14 @@ def build_optimizer(spec: Any, groups: Mapping[str, list[Parameter]]) -> Optimiz
     if "betas" in settings:
         settings["betas"] = tuple(settings["betas"])
     return classes[spec.kind](rows, fused=True, **settings)
+
+
+def keep_moments(before: Optimizer, now: Optimizer, phase: str) -> None:
+    """Carry moments over into a phase whose own settings hold; another kind of optimizer has other moments."""
+    if type(before) is not type(now):
+        text = f"phase {phase} keeps moments of {type(before).__name__}, but trains with {type(now).__name__}"
+        raise DataError(f"{text}; set moments: clear")
+    now.state.update({p: before.state[p] for g in now.param_groups for p in g["params"] if p in before.state})
 
 
 def optimizer_state(optimizer: Optimizer, names: Mapping[int, str]) -> dict[str, Any]:

@@ -9,13 +9,14 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from .combine import pick
 from .errors import PluginError
 from .events import TrainSums
 from .hooks import LossTerm, LrAdvice, Named, Number
@@ -63,8 +64,9 @@ class Recorder:
         self._owned: dict[tuple[str, str], tuple[list[int], list[Any]]] = {}
         self._rates: Rates | None = None
         self._has_terms = False
-        self._uneven = False  # several groups, or a rate that lies on the device
-        self._lr = self._base = math.nan
+        self._held = set(series.lengths())
+        self._others: list[tuple[str, str]] = []
+        self._base, self._lr = math.nan, cast(Number, math.nan)
         self._clear()
         self.begin_epoch()
         self._about: dict[str, dict[str, Any]] = {
@@ -89,15 +91,19 @@ class Recorder:
         self._losses: list[Any] = []
         self._totals: list[Any] = []
         self._counts: list[int] = []
-        self._rows: list[tuple[int, float, float, float, int, float]] = []
+        self._rows: list[tuple[int, float, float, int, float]] = []
+        self._lrs: list[Any] = []
         self._holds: list[tuple[str, int, list[Any]]] = []
         self._flags: list[Any] = []
         for steps, values in self._columns.values():
             steps.clear()
             values.clear()
 
-    def _put(self, into: list[Any], value: Number) -> None:
-        """Note a number; a scalar on the host is read at once, one on a device waits for the transfer."""
+    def _put(self, into: list[Any], value: Number, copy: bool = False) -> None:
+        """Note a number; a scalar on the host is read at once, one on a device waits for the transfer.
+
+        What a plugin may change in place meanwhile is copied.
+        """
         if type(value) is float:
             into.append(value)
         elif not isinstance(value, Tensor):
@@ -106,7 +112,7 @@ class Recorder:
             into.append((value.detach() if value.requires_grad else value).item())
         else:
             self._waiting.append((into, len(into)))
-            into.append(value.detach())
+            into.append(value.detach().clone() if copy else value.detach())
 
     def _column(self, key: str) -> tuple[list[int], list[Any]]:
         column = self._columns.get(key)
@@ -156,12 +162,13 @@ class Recorder:
         """Close a step: its rates and advice, and where on each axis of a chart it lies."""
         if rates is not self._rates:
             self._note_rates(step, rates)
-        if self._uneven:
-            for group, rate in rates.lr.items():
-                self._point(self._lr_keys[group], step, rate)
+        self._put(self._lrs, self._lr)
+        for group, key in self._others:
+            self._point(f"train.lr[{group}]", step, rates.lr[group])
+            self._point(key, step, math.nan if (base := rates.base[group]) is None else base)
         where = self._offsets[phase] + epoch + micro / batches
         now = time.monotonic() - self._started
-        self._rows.append((step, self._lr, self._base, where, len(self._counts), now))
+        self._rows.append((step, self._base, where, len(self._counts), now))
         if norm is not None:
             self._point("train.grad_norm", step, norm)
         if self._flag is not None:
@@ -173,24 +180,28 @@ class Recorder:
         first, rate = next(iter(rates.lr.items()))
         base = rates.base[first]
         self._base = math.nan if base is None else base
-        self._uneven = len(rates.lr) > 1 or isinstance(rate, Tensor)
-        self._lr = math.nan if self._uneven else float(rate)
-        self._lr_keys = {group: "train.lr" if group == first else f"train.lr[{group}]" for group in rates.lr}
+        self._lr = rate
+        self._others = [(group, f"train.base_lr[{group}]") for group in rates.lr if group != first]
         for owner, advice in rates.advice:
             before = self._advice.get(owner)
-            if before is not advice and not (before and plain(advice) and plain(before) and before == advice):
-                self._advise(owner, step, advice)
+            same = before is advice or (before and plain(before) and before == advice)
+            if not (plain(advice) and same):  # a tensor may have changed in place
+                self._advise(owner, step, advice, first, rates.lr)
 
-    def _advise(self, owner: str, step: int, advice: LrAdvice) -> None:
+    def _advise(self, owner: str, step: int, advice: LrAdvice, first: str, groups: Iterable[str]) -> None:
+        """Hold what an answer says: the first group without a name, another where it was ever told apart."""
         self._advice[owner] = advice
         for what, default in (("scale", 1.0), ("ceiling", math.inf)):
             value = getattr(advice, what)
-            named = value.items() if isinstance(value, Mapping) else (("", value),)
-            for group, number in named:
-                key = f"{owner}.{what}" + (f"[{group}]" if group else "")
-                if isinstance(number, Tensor) or what == "scale" or number != default or key in self._known:
+            for group in groups:
+                number = pick(value, group, default)
+                key = f"{owner}.{what}" if group == first else f"{owner}.{what}[{group}]"
+                told = key in self._held
+                apart = what == "scale" or isinstance(number, Tensor) or number != default
+                if told or (apart and (group == first or isinstance(value, Mapping))):
+                    self._held.add(key)
                     held: list[Any] = []
-                    self._put(held, number)
+                    self._put(held, number, copy=True)
                     self._holds.append((key, step, held))
         self._holds.append((f"{owner}.why", step, [printable(advice.why, 200)]))
 
@@ -203,11 +214,19 @@ class Recorder:
         Nothing of the flagged step, nor of any after it, is written.
         """
         self._flushed = time.monotonic()
-        self._fetch()
-        if flagged is None:
-            flagged = next((row[0] for row, flag in zip(self._rows, self._flags, strict=False) if flag), None)
-        end = sys.maxsize if flagged is None else flagged
-        self._write_rows([row for row in self._rows if row[0] < end] if flagged is not None else self._rows)
+        try:
+            self._fetch()
+            if flagged is None:
+                flagged = next((row[0] for row, flag in zip(self._rows, self._flags, strict=False) if flag), None)
+            self._write(sys.maxsize if flagged is None else flagged)
+        finally:
+            self._clear()  # what could not be written once must not be tried again on top of later rows
+        self.series.flush(sync)
+        return flagged
+
+    def _write(self, end: int) -> None:
+        """Hand everything of the steps before `end` to the series."""
+        self._write_rows([row for row in self._rows if row[0] < end])
         for key, (steps, values) in self._columns.items():
             if steps and steps[-1] >= end:
                 kept = [at for at, step in enumerate(steps) if step < end]
@@ -220,23 +239,22 @@ class Recorder:
                     self._known.add(key)
                     self.series.declare(key, kind="hold")
                 self.series.hold(key, step, held[0])
-        self._clear()
-        self.series.flush(sync)
-        return flagged
 
     def _fetch(self) -> None:
         """Put a number in the place of every scalar that waits on the device, by one transfer."""
         if self._waiting:
             scalars = [into[at].reshape(()) for into, at in self._waiting]
+            if len({scalar.device for scalar in scalars}) > 1:
+                scalars = [scalar.cpu() for scalar in scalars]
             if len({scalar.dtype for scalar in scalars}) > 1:
                 scalars = [scalar.double() for scalar in scalars]
             for (into, at), value in zip(self._waiting, torch.stack(scalars).double().tolist(), strict=True):
                 into[at] = value
 
-    def _write_rows(self, rows: list[tuple[int, float, float, float, int, float]]) -> None:
+    def _write_rows(self, rows: list[tuple[int, float, float, int, float]]) -> None:
         losses, totals, items, done = [], [], [], 0
         base_sum = self.sums_state["base"]
-        for _, _, base, _, end, _ in rows:
+        for _, base, _, end, _ in rows:
             items.append(self.items)
             loss, total, count = self._sum(done, end)
             done = end
@@ -248,14 +266,14 @@ class Recorder:
             return
         self.sums_state["base"] = base_sum
         self.sums_state["updates"] += len(rows)
-        steps, lrs, bases, where, _, clock = zip(*rows, strict=True)
+        steps, bases, where, _, clock = zip(*rows, strict=True)
+        lrs = self._lrs[: len(rows)]
         at = np.array(steps, dtype=np.int64)
         self.last = {"train_loss": losses[-1], "lr": lrs[-1]}
         self._append("train.loss", at, losses)
         if self._has_terms:
             self._append("train.total", at, totals)
-        if not self._uneven:
-            self._append("train.lr", at, lrs)
+        self._append("train.lr", at, lrs)
         if bases[0] == bases[0]:
             self._append("train.base_lr", at, bases)
         self._append("train.epoch", at, where)
@@ -271,6 +289,8 @@ class Recorder:
         count = 0
         for at in range(start, end):
             n = self._counts[at]
+            if not n:  # scored, not trained; 0 x NaN would poison the sums
+                continue
             part, whole = self._losses[at] * n, self._totals[at] * n
             loss, total, count = loss + part, total + whole, count + n
             sums["loss"] += part
@@ -283,6 +303,8 @@ class Recorder:
     def number(self, owner: str, name: str, step: int, value: Number) -> None:
         """Log a number under a plugin's name; a tensor waits on the device until the flush."""
         if isinstance(value, Tensor):
+            if value.is_complex() or value.is_meta:
+                raise PluginError(f"logs {name} with a tensor of {value.dtype} on {value.device}; a number is expected")
             if value.dim() and value.numel() != 1:
                 raise PluginError(
                     f"logs {name} with a tensor of shape {tuple(value.shape)}; a single number is expected"
@@ -293,7 +315,7 @@ class Recorder:
         if column is None:
             column = self._owned[(owner, name)] = self._new_name(owner, name)
         column[0].append(step)
-        self._put(column[1], value)
+        self._put(column[1], value, copy=True)
 
     def _new_name(self, owner: str, name: str) -> tuple[list[int], list[Any]]:
         problem = slug_problem(name)

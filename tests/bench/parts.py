@@ -111,7 +111,7 @@ class Paused:
         kernel = self.kernel
         base, advice = kernel.rates.at(1, next(self.micros)), ()
         if kernel.hooks.schedule_lr is not None:
-            event = kernel.moment(Step, self.plan, 0.5, base, kernel._norm_of([], None), *kernel._asides())
+            event = kernel.moment(Step, self.plan, 0.5, base, *kernel._asides([], None))
             advice = kernel.hooks.schedule_lr(step=event)
         used = self.rates
         return used if used is not None and same(used, base, advice) else resolve_lr(base, advice)

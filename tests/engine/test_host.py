@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from pydantic import BaseModel
 
 from ctr.engine.errors import PluginError
-from ctr.engine.hooks import EpochAdvice, LossTerm, LrAdvice, hookimpl
-from ctr.engine.host import find, implementations
+from ctr.engine.hooks import EpochAdvice, LossTerm, LrAdvice, Reset, hookimpl
+from ctr.engine.host import find, implementations, plugin_problem
 
 from .tiny import make
 
@@ -128,6 +130,24 @@ ONE = torch.zeros(())
         ("on_epoch_end", EpochAdvice(save="../x"), "a snapshot whose name must be letters"),
         ("on_epoch_end", EpochAdvice(save="selected"), "a snapshot whose name is written by ctr itself"),
         ("on_epoch_end", EpochAdvice(grad_accum=0), "grad_accum 0"),
+        ("on_epoch_end", EpochAdvice(grad_accum=10**30), "grad_accum 1000"),
+        ("on_epoch_end", EpochAdvice(grad_accum=True), "grad_accum True"),
+        ("on_epoch_end", EpochAdvice(stop_phase="no"), "stop_phase no; True or False is expected"),
+        ("on_epoch_end", EpochAdvice(save=3), "save 3, not a text"),
+        ("on_epoch_end", EpochAdvice(why=b"x"), "why b'x', not a text"),
+        ("schedule_lr", LrAdvice(scale=None), "scale None, not a number"),
+        ("schedule_lr", LrAdvice(scale="0.5"), "scale 0.5, not a number"),
+        ("schedule_lr", LrAdvice(scale=True), "scale True, not a number"),
+        ("schedule_lr", LrAdvice(scale=10**400), "scale beyond what a float holds"),
+        ("schedule_lr", LrAdvice(ceiling=torch.ones(2)), r"ceiling as a tensor of shape \(2,\)"),
+        ("schedule_lr", LrAdvice(scale={3: 0.5}), "a group of scale 3, not a text"),
+        ("schedule_lr", LrAdvice(why=3), "why 3, not a text"),
+        ("adapter_reset", Reset(a="foo"), "a foo; keep, redraw or a function is expected"),
+        ("adapter_reset", Reset(b=math.nan), "b nan; it must be finite"),
+        ("adapter_reset", Reset(clear=frozenset({"c"})), "clear .*; of a and b"),
+        ("extra_loss", [LossTerm(7, ONE)], "a term's name 7, not a text"),
+        ("extra_loss", [LossTerm("a", torch.zeros((), dtype=torch.int64))], "no 0-d tensor of real numbers"),
+        ("extra_loss", [LossTerm("a", torch.zeros((), dtype=torch.complex64))], "no 0-d tensor of real numbers"),
     ],
 )
 def test_wrong_answers_are_refused_by_plugin_and_hook(tmp_path: Path, hook: str, answer: Any, text: str) -> None:
@@ -155,6 +175,17 @@ def test_a_plugin_logs_under_its_own_name_only(tmp_path: Path) -> None:
             make(tmp_path / str(value.__class__.__name__) / name.replace("/", "_"), {"t": Talk(name, value)}).run()
 
 
+def test_a_state_that_cannot_be_put_back_is_refused() -> None:
+    class Forgets:
+        class Config(BaseModel):
+            pass
+
+        def state(self) -> dict[str, Any]:
+            return {}
+
+    assert plugin_problem(Forgets) is not None and "restore belong together" in str(plugin_problem(Forgets))
+
+
 class FakePoint:
     """An entry point of a package that misbehaves when loaded."""
 
@@ -168,8 +199,10 @@ class FakePoint:
 
 def test_a_broken_package_is_listed_with_its_error(monkeypatch: pytest.MonkeyPatch) -> None:
     points = [FakePoint("b", SystemExit(2)), FakePoint("a", ImportError("no\x1b[2J")), FakePoint("../x", ValueError())]
+    points += [FakePoint("train", ValueError()), FakePoint("z.y", ValueError())]
     monkeypatch.setattr("ctr.engine.host.entry_points", lambda group: points)
     found = find("ctr.plugins")
-    assert [one.name for one in found] == ["../x", "a", "b"]
+    assert [one.name for one in found] == ["../x", "a", "b", "train", "z.y"]
+    assert "owner of ctr's own series" in str(found[3].error) and "must hold no '.'" in str(found[4].error)
     assert found[0].error is not None and found[0].error.startswith("its name must be")
     assert found[1].error == "ImportError: no\\x1b[2J" and found[2].error == "SystemExit: 2"

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from ctr.engine.combine import resolve_lr, resolve_reset
-from ctr.engine.errors import GuardError, Interrupted, PluginError
+from ctr.engine.errors import DataError, GuardError, Interrupted, PluginError, StorageError
 from ctr.engine.events_log import read_events
 from ctr.engine.hooks import EpochAdvice, LossTerm, LrAdvice, Reset, hookimpl
 from ctr.engine.matrix import Matrix
@@ -476,3 +476,158 @@ def test_a_rate_that_is_no_rate_is_an_error_at_once(tmp_path: Path, scale: float
 def test_a_rate_tensor_that_is_not_finite_is_named(tmp_path: Path) -> None:
     with pytest.raises(GuardError, match=r"the rate scale of plugin s \(nan\)"):
         make(tmp_path, {"s": Scale(torch.tensor(math.nan))}).run()  # type: ignore[arg-type]
+
+
+# ------------------------------------------------------------------------------------------------ what a reviewer broke
+class Script:
+    """Answers what a list says, step by step."""
+
+    def __init__(self, answers: dict[int, Any]) -> None:
+        self.answers = answers
+
+    @hookimpl
+    def schedule_lr(self, step: Any) -> Any:
+        return self.answers.get(step.step)
+
+
+def same_log(tmp_path: Path, plugins: Any) -> None:
+    """Train with the log flushed at every step and at the end only; both must say the same."""
+    for name, steps in (("often", 1), ("seldom", 640)):
+        finish(make(tmp_path / name, plugins(), log_steps=steps))
+    assert stored(tmp_path / "often") == stored(tmp_path / "seldom")
+
+
+def test_a_rate_may_become_a_tensor_and_a_ceiling_go_away(tmp_path: Path) -> None:
+    answers = {2: LrAdvice(scale=torch.tensor(0.5)), 4: LrAdvice(ceiling=0.01), 5: LrAdvice(), 7: LrAdvice(scale=0.5)}
+    same_log(tmp_path, lambda: {"s": Script(answers)})
+    _, lr = read_series(tmp_path / "seldom", "train.lr")
+    assert lr[:8].tolist() == pytest.approx([0.1, 0.1, 0.05, 0.1, 0.01, 0.1, 0.1, 0.05])
+    steps, ceilings = read_series(tmp_path / "seldom", "s.ceiling")
+    assert (steps.tolist(), ceilings.tolist()) == ([4, 5], [0.01, math.inf])
+
+
+def test_tensors_changed_in_place_are_logged_as_they_were(tmp_path: Path) -> None:
+    class Mean:
+        def __init__(self) -> None:
+            self.mean, self.advice = torch.zeros(()), LrAdvice(scale=torch.ones(()))
+
+        @hookimpl
+        def schedule_lr(self, step: Any) -> LrAdvice:
+            self.mean += 1
+            step.log("mean", self.mean)
+            self.advice.scale.mul_(0.5)  # type: ignore[union-attr]
+            return self.advice
+
+    same_log(tmp_path, lambda: {"m": Mean()})
+    assert read_series(tmp_path / "seldom", "m.mean")[1].tolist() == list(range(1, 19))
+    assert read_series(tmp_path / "seldom", "m.scale")[1][:3].tolist() == [0.5, 0.25, 0.125]
+
+
+def test_a_term_that_wakes_up_is_in_the_total_from_the_first_step_on(tmp_path: Path) -> None:
+    class Wakes(Penalty):
+        @hookimpl
+        def extra_loss(self, forward: Any) -> list[LossTerm]:
+            self.weight = 0.0 if forward.step < 6 else 0.5
+            return [LossTerm("squared", forward.outputs.logits.square().mean(), self.weight)]
+
+    same_log(tmp_path, lambda: {"w": Wakes(0.0)})
+    assert len(read_series(tmp_path / "often", "train.total")[0]) == 18
+
+
+def test_kept_moments_meet_the_settings_of_their_phase(tmp_path: Path) -> None:
+    def trained(folder: Path, **second: Any) -> dict[str, bytes]:
+        phases = [train_spec(name="A", epochs=1), train_spec(name="B", epochs=1, **second)]
+        return bits(finish(make(folder, phases=phases, moments="keep")))
+
+    plain = trained(tmp_path / "a")
+    assert trained(tmp_path / "b", settings={"momentum": 0.9, "weight_decay": 1.0}) != plain
+    assert trained(tmp_path / "c") == plain
+    with pytest.raises(DataError, match="phase B keeps moments of SGD, but trains with AdamW; set moments: clear"):
+        trained(tmp_path / "d", optimizer="adamw", settings={})
+
+
+def test_a_validation_that_is_no_number_selects_nothing_for_ever(tmp_path: Path) -> None:
+    kernel = make(tmp_path, epochs=3)
+    evaluate, asked = kernel.plans[0].task.evaluate, iter([False, True, False, False, False, False, False, False])
+
+    def poisoned(module: Any, split: str, items: Any = None) -> Any:
+        found = evaluate(module, split, items)
+        if next(asked):
+            found.loss_sum[:] = math.nan
+        return found
+
+    kernel.plans[0].task.evaluate = poisoned  # type: ignore[method-assign]
+    finish(kernel)
+    saved = [r["step"] for r in read_events(tmp_path) if r["event"] == "snapshot" and r["slug"] == "selected"]
+    assert saved[:2] == [6, 12]
+    assert any("is not a number" in r.get("text", "") for r in read_events(tmp_path) if r["event"] == "warning")
+
+
+def test_buffers_and_flags_are_put_back_after_a_hook(tmp_path: Path) -> None:
+    class Careless:
+        @hookimpl
+        def on_epoch_end(self, epoch: Any) -> None:
+            for p in epoch.probe.params.values():
+                p.requires_grad_(False)
+            torch.set_grad_enabled(False)
+            epoch.probe._module.train()
+            epoch.probe._module(epoch.probe.batches[0].tensors["x"])
+
+    assert bits(finish(make(tmp_path / "a"))) == bits(finish(make(tmp_path / "b", {"c": Careless()})))
+
+
+def test_an_answer_for_a_group_that_nobody_has_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(
+        PluginError, match=r"plugin s: schedule_lr answered for group bse; this run has base. Did you mean"
+    ):
+        make(tmp_path, {"s": Script({0: LrAdvice(scale={"bse": 0.5})})}).run()
+
+
+def test_a_negative_tensor_is_no_rate(tmp_path: Path) -> None:
+    with pytest.raises(GuardError, match=r"the rate scale of plugin s \(-1.0\)"):
+        make(tmp_path, {"s": Script({0: LrAdvice(scale=torch.tensor(-1.0))})}).run()
+
+
+def test_the_rate_must_not_be_written_behind_the_kernels_back(tmp_path: Path) -> None:
+    class Sly:
+        @hookimpl
+        def schedule_lr(self, step: Any) -> None:
+            step.base_lr["base"] = 9.0
+
+    with pytest.raises(PluginError, match="plugin s, hook schedule_lr, .* raised TypeError"):
+        make(tmp_path, {"s": Sly()}).run()
+
+
+def test_a_full_disk_is_not_blamed_on_the_plugin_that_spoke(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Marks:
+        @hookimpl
+        def on_epoch_end(self, epoch: Any) -> None:
+            if epoch.kind == "epoch":
+                monkeypatch.setattr(epoch.sink.events, "write", full)
+                epoch.log.mark("here", "")
+
+    def full(*args: Any, **named: Any) -> None:
+        raise StorageError("no space left")
+
+    with pytest.raises(StorageError, match="no space left"):
+        make(tmp_path, {"m": Marks()}).run()
+
+
+def test_a_batch_that_is_only_scored_poisons_no_sum_and_fires_no_boundary_twice(tmp_path: Path) -> None:
+    seen = []
+
+    class Watch:
+        @hookimpl
+        def adapter_reset(self, boundary: Any) -> None:
+            seen.append((boundary.kind, boundary.step))
+
+    task = Tiny(3, lora=True)
+    task.counts = {2: 0, 3: 0}
+    task.x[task.order(0)[8:16]] = math.nan
+    every = type("Every", (), {"steps": 2})()
+    task.evaluate = lambda module, split, items=None: Tiny(3).evaluate(torch.nn.Linear(5, 3), split)  # type: ignore
+    kernel = make(tmp_path, {"w": Watch()}, task=task, epochs=1, reset_at=[every])
+    finish(kernel)
+    assert [row for row in seen if row[0] == "steps"] == [("steps", 2)]
+    told = next(r for r in read_events(tmp_path) if r["event"] == "epoch" and r["kind"] == "epoch")
+    assert math.isfinite(told["train"]["loss"])

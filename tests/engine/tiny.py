@@ -14,13 +14,13 @@ import torch
 
 from ctr.engine import resume
 from ctr.engine.adapters import Adapter, Factor
+from ctr.engine.build import open_phase
 from ctr.engine.checkpoint import CheckpointStore
 from ctr.engine.events_log import EventLog
 from ctr.engine.host import Host
 from ctr.engine.keeper import Keeper
 from ctr.engine.kernel import Kernel, Plan
 from ctr.engine.matrix import Matrix
-from ctr.engine.optim import Rates, build_optimizer
 from ctr.engine.recorder import Recorder
 from ctr.engine.rundir import Heartbeat, RunDir
 from ctr.engine.seeding import torch_generator
@@ -133,6 +133,7 @@ def make(
     log_steps: int = 64,
     stop: threading.Event | None = None,
     select: str = "val.loss",
+    moments: str = "clear",
     **train: Any,
 ) -> Kernel:
     """Make a run in `folder`, resumed from its newest checkpoint where there is one."""
@@ -150,7 +151,7 @@ def make(
     plugins = plugins or {}
     generators = {name: torch.Generator() for name in plugins}
     specs = phases or [train_spec(**train)]
-    plans = [_plan(index, spec, task, module) for index, spec in enumerate(specs)]
+    plans = [_plan(index, spec, task, module, moments) for index, spec in enumerate(specs)]
     kernel = Kernel(
         plans=plans, tasks={"main": task}, module=module, hooks=Host(plugins, generators, seed), log=None,
         keeper=keeper, seed=seed, device=torch.device("cpu"), adapter=_adapter(module, task), matrix=Matrix(["main"]),
@@ -183,13 +184,10 @@ def _adapter(module: Any, task: Tiny) -> Adapter | None:
     return Adapter([factor], lambda a, generator: torch.randn(a.shape, generator=generator))
 
 
-def _plan(index: int, spec: Any, task: Tiny, module: torch.nn.Module) -> Plan:
-    def open_phase(before: Any) -> Any:
-        groups = task.groups(module)
-        return build_optimizer(spec.optimizer, groups), Rates(spec, groups, task.batches(0))
-
+def _plan(index: int, spec: Any, task: Tiny, module: torch.nn.Module, moments: str) -> Plan:
     about = Phase(getattr(spec, "name", "main" if index == 0 else f"phase{index}"), index, spec.epochs, task.micro)
-    return Plan(about, task, spec, getattr(spec, "fresh", True), partial(open_phase))
+    phase = SimpleNamespace(name=about.name, train=spec, moments=moments)
+    return Plan(about, task, spec, getattr(spec, "fresh", True), partial(open_phase, phase, task, module))
 
 
 def finish(kernel: Kernel) -> Kernel:
