@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from pathlib import Path
 from typing import ClassVar
@@ -23,6 +24,7 @@ from .clean import plain
 from .themes import THEMES
 
 TICK = 0.25  # seconds between looks
+SETTLED = 1.0  # seconds until all that stays has been made
 
 
 class OneColour(Monochrome):
@@ -30,6 +32,13 @@ class OneColour(Monochrome):
 
     def apply(self, segments: list[Segment], background: Color) -> list[Segment]:
         return super().apply([Segment(s.text, s.style or Style.null()) for s in segments], background)
+
+
+def _collect() -> None:
+    """Let garbage be collected again, without ever looking at what was made at the start."""
+    if not gc.isenabled():
+        gc.freeze()
+        gc.enable()
 
 
 class Viewer(App[None]):
@@ -62,6 +71,7 @@ class Viewer(App[None]):
 
             self.push_screen(RunsScreen(self.catalog))
         self.set_interval(TICK, self._look)
+        self.set_timer(SETTLED, _collect)
 
     def _look(self) -> None:
         """Look at the folder and let the visible screen follow; a busy folder costs a bounded slice of each tick."""

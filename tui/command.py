@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from pathlib import Path
@@ -30,6 +31,7 @@ def tui(
         raise UsageError("ctr tui needs a terminal; use --once or --json to print what it would show")
     if no_color:
         os.environ["NO_COLOR"] = "1"
+    gc.disable()  # thousands of objects are made that stay; the viewer enables it once the screen stands
     from .app import Viewer
 
     Viewer(runs, theme).run()

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Literal
 from rich.text import Text
 
 from ctr.engine.errors import CtrError
-from ctr.engine.rundir import What, request
 
 from .clean import clean, plain
 from .facts import FINAL, Facts
 
 if TYPE_CHECKING:
+    from ctr.engine.rundir import What
     from ctr.tui.app import Viewer
 
     from .catalog import RunEntry
@@ -68,6 +68,8 @@ class Control:
         self.viewer.push_screen(Confirm(question), answered)
 
     def _send(self, what: What) -> None:
+        from ctr.engine.rundir import request
+
         try:
             request(self.run.path, what, who())
         except (CtrError, OSError) as error:

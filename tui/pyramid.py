@@ -53,9 +53,9 @@ class Pyramid:
         """Take new rows. Steps that go backwards (a damaged file) are put in order, the later row winning."""
         if not len(steps):
             return
-        joined = np.concatenate([self.steps[-1:], steps])
+        rising = bool(np.all(steps[1:] > steps[:-1])) and (not self.size or steps[0] > self._steps[self.size - 1])
         self._append(steps, values)
-        if not bool(np.all(joined[1:] > joined[:-1])) and len(joined) > 1:
+        if not rising:
             self._put_in_order()
         self._raise_levels()
         self._sums = None
@@ -63,8 +63,11 @@ class Pyramid:
 
     def _append(self, steps: Ints, values: Floats) -> None:
         end = self.size + len(steps)
+        if not self.size:  # the first rows, often all of them, are taken as they are; they are only ever read
+            self._steps, self._values, self.size = steps, values, end
+            return
         if end > len(self._steps):
-            room = end if not self.size else max(end, len(self._steps) * 3 // 2, 1024)
+            room = max(end, len(self._steps) * 3 // 2, 1024)
             self._steps = _grown(self._steps, self.size, room)
             self._values = _grown(self._values, self.size, room)
         self._steps[self.size : end] = steps

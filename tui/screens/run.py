@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from rich.text import Text
 from textual import on
@@ -23,20 +23,13 @@ from ctr.tui.picture import Picture
 from ctr.tui.rows import bar
 from ctr.tui.widgets.bar import TabBar
 from ctr.tui.widgets.charts import Charts
-from ctr.tui.widgets.panes import Decisions, Events, MatrixPane, Origin, Pane, Plugins, RatesPane, Spec
 
 from .base import ViewerScreen
 
+if TYPE_CHECKING:
+    from ctr.tui.widgets.panes import Pane
+
 TABS = ("charts", "rates", "why", "events", "matrix", "spec", "origin", "panels")
-PANES: dict[str, type[Pane]] = {
-    "rates": RatesPane,
-    "why": Decisions,
-    "events": Events,
-    "matrix": MatrixPane,
-    "spec": Spec,
-    "origin": Origin,
-    "panels": Plugins,
-}
 SMOOTH = (0, 10, 100, 1000)
 REDRAW = 1.0  # seconds between pictures while a run is followed
 
@@ -54,6 +47,7 @@ class RunScreen(Control, ViewerScreen):
         self.axis = "step"
         self.smooth = 0
         self._arranged = False
+        self._painted = False  # the first chart is on the screen
         self._drawn = 0.0
         self._dirty = True
 
@@ -83,7 +77,16 @@ class RunScreen(Control, ViewerScreen):
         self.call_after_refresh(self._first_look)
 
     def _first_look(self) -> None:
+        """Put the first chart on the screen before any other series is read."""
         self.charts._focus()
+        self.store.want(pictures.needed(self.charts.series[0], self.axis))
+        self.store.poll(0.08)
+        self._draw()
+        self.call_after_refresh(self._second_look)
+
+    def _second_look(self) -> None:
+        self._painted = True
+        self.charts.fill()
         self.follow_visible()
         self.store.poll(0.08)
         self._draw()
@@ -99,6 +102,8 @@ class RunScreen(Control, ViewerScreen):
     # following
 
     def look(self, changed: bool) -> None:
+        if not self._painted:
+            return
         self._dirty |= self.store.poll(0.03) or changed
         now = time.monotonic()
         if self._dirty and now - self._drawn >= REDRAW:
@@ -119,7 +124,7 @@ class RunScreen(Control, ViewerScreen):
             wanted += [*need.rate, *need.loss, "train.epoch"]
         if self.tab == "panels":
             pane = self._pane("panels")
-            wanted += pane.series() if isinstance(pane, Plugins) else []
+            wanted += pane.series() if pane is not None else []
         self.store.want(wanted)
 
     # drawing
@@ -201,6 +206,8 @@ class RunScreen(Control, ViewerScreen):
     # tabs
 
     def _pane(self, name: str) -> Pane | None:
+        from ctr.tui.widgets.panes import Pane  # not before a tab is opened
+
         found = self.query(f"#pane-{name}")
         return found.first(Pane) if found and name != "charts" else None
 
@@ -211,6 +218,8 @@ class RunScreen(Control, ViewerScreen):
         name = TABS[place]
         body = self.query_one("#body")
         if not body.query(f"#pane-{name}"):
+            from ctr.tui.widgets.panes import PANES
+
             await body.mount(PANES[name](self, id=f"pane-{name}"))
         self.tab = name
         for child in body.children:
@@ -234,6 +243,8 @@ class RunScreen(Control, ViewerScreen):
 
     @on(Charts.Changed)
     def _charts_changed(self) -> None:
+        if not self._painted:
+            return
         self.follow_visible()
         self.store.poll(0.05)
         self._draw()
@@ -289,8 +300,10 @@ class RunScreen(Control, ViewerScreen):
         self.run = runs[(place + by) % len(runs)]
         self._open_store()
         self.charts.whole()
-        for pane in self.query(Pane):
-            pane.forget()
+        for name in TABS:
+            pane = self._pane(name)
+            if pane is not None:
+                pane.forget()
         self._charts_changed()
 
 

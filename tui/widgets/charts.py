@@ -33,6 +33,7 @@ class Charts(Grid):
         self.logs: set[int] = set()
         self.cursor: float | None = None
         self._first = 0
+        self._filled = False
 
     def compose(self) -> ComposeResult:
         yield Chart("chart0")
@@ -45,6 +46,11 @@ class Charts(Grid):
         """Take the series of all charts."""
         self.series = series or [["train.loss"]]
         self.current = min(self.current, len(self.series) - 1)
+        self._lay_out()
+
+    def fill(self) -> None:
+        """Show all charts that fit; until this is called only the first is there, so that it comes soon."""
+        self._filled = True
         self._lay_out()
 
     def _shape(self) -> tuple[int, int]:
@@ -72,7 +78,8 @@ class Charts(Grid):
         columns, rows = self._shape()
         self.styles.grid_size_columns, self.styles.grid_size_rows = columns, rows
         shown = self.on_screen()
-        missing = range(len(self.widgets), len(shown))  # widgets are costly: as many as are seen, no more
+        # widgets are costly: as many as are seen, no more
+        missing = range(len(self.widgets), len(shown) if self._filled else 0)
         if missing:
             self.mount_all([Chart(f"chart{k}") for k in missing])
             self.call_after_refresh(self.post_message, self.Changed())

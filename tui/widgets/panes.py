@@ -54,6 +54,10 @@ class Pane(Widget):
     def forget(self) -> None:
         """Another run is shown: nothing kept may stay."""
 
+    def series(self) -> list[str]:
+        """Return which series it needs besides those that are always followed."""
+        return []
+
     def take_focus(self) -> None:
         found = self.query("Lines, VerticalScroll")
         if found:
@@ -202,6 +206,17 @@ class Plugins(Pane):
         from ctr.tui.sections import redraw
 
         redraw(self, store)
+
+
+PANES: dict[str, type[Pane]] = {
+    "rates": RatesPane,
+    "why": Decisions,
+    "events": Events,
+    "matrix": MatrixPane,
+    "spec": Spec,
+    "origin": Origin,
+    "panels": Plugins,
+}
 
 
 def source_lines(path: Path) -> list[str]:
