@@ -29,3 +29,7 @@ class Outcome:
     status: str
     code: int = 0
     error: str | None = None
+
+    @property
+    def good(self) -> bool:
+        return self.status in ("kept", "finished")

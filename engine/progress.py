@@ -8,11 +8,11 @@ import threading
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from .rundir import read_json
+from .rundir import Status
 from .text import printable
 
 if TYPE_CHECKING:
-    from .study import Planned
+    from .planning import Planned
 
 MARKS = {"finished": "✓", "failed": "✗", "stopped": "■", "live": "▶", "paused": "‖", "queued": "·"}
 
@@ -46,8 +46,8 @@ def _lines(planned: Sequence[Planned]) -> Iterator[None]:
         while True:
             last = over.wait(0.5)
             for name, status in board.read().items():
-                state = status.get("status", "queued")
-                if shown.get(name) != state and state not in ("queued",):
+                state = status.status
+                if shown.get(name) != state and state != "queued":
                     shown[name] = state
                     print(
                         f"{MARKS.get(state, '?')} {name} {state} {facts(status)}".rstrip(), file=sys.stderr, flush=True
@@ -64,18 +64,16 @@ def _lines(planned: Sequence[Planned]) -> Iterator[None]:
         thread.join(timeout=5)
 
 
-def facts(status: dict[str, Any]) -> str:
+def facts(status: Status) -> str:
     """Return epoch, losses and metrics of a status on one line, as far as they are known."""
     words = []
-    if status.get("epochs"):
-        words.append(f"epoch {status.get('epoch', 0)}/{status['epochs']}")
-    if isinstance(status.get("train_loss"), float):
-        words.append(f"train {status['train_loss']:.4f}")
-    for name, value in (status.get("val") or {}).items():
-        if isinstance(value, int | float):
-            words.append(f"val {printable(name, 20)} {value:.4g}")
-    if status.get("error"):
-        words.append(printable(status["error"], 300))
+    if status.epochs:
+        words.append(f"epoch {status.epoch or 0}/{status.epochs}")
+    if status.train_loss is not None:
+        words.append(f"train {status.train_loss:.4f}")
+    words += [f"val {printable(name, 20)} {value:.4g}" for name, value in status.val.items()]
+    if status.error:
+        words.append(printable(status.error, 300))
     return "  ".join(words)
 
 
@@ -85,14 +83,16 @@ class Board:
     def __init__(self, planned: Sequence[Planned]) -> None:
         self._planned = planned
         self._kept = {p.name for p in planned if p.keep}
+        self._before = {p.name: Status.from_file(p.here.status) for p in planned}
 
-    def read(self) -> dict[str, dict[str, Any]]:
-        """Return the status of every run that is not kept; a file that cannot be read yet is an empty one."""
-        found: dict[str, dict[str, Any]] = {}
+    def read(self) -> dict[str, Status]:
+        """Return the status of every run that is not kept; one that an earlier start left waits for its turn."""
+        found: dict[str, Status] = {}
         for p in self._planned:
-            if p.name not in self._kept:
-                with contextlib.suppress(Exception):  # a display must not stop a study
-                    found[p.name] = read_json(p.folder / "status.json") or {}
+            status, before = Status.from_file(p.here.status), self._before[p.name]
+            if p.name not in self._kept and status is not None:
+                waits = before is not None and before.heartbeat == status.heartbeat
+                found[p.name] = Status("queued") if waits else status
         return found
 
     def render(self) -> Any:
@@ -104,7 +104,7 @@ class Board:
 
         statuses = self.read()
         share = sum(_share(status) for status in statuses.values()) + len(self._kept)
-        ended = sum(status.get("status") in ("finished", "failed", "stopped") for status in statuses.values())
+        ended = sum(status.status in ("finished", "failed", "stopped") for status in statuses.values())
         head = Table.grid(padding=(0, 1))
         total = len(self._planned)
         head.add_row(
@@ -112,7 +112,7 @@ class Board:
         )
         table = Table.grid(padding=(0, 2))
         for name, status in statuses.items():
-            state = status.get("status", "queued")
+            state = status.status
             if state in ("live", "paused", "failed"):
                 bar = ProgressBar(total=1.0, completed=_share(status), width=16)
                 table.add_row(
@@ -121,8 +121,7 @@ class Board:
         return Group(head, table)
 
 
-def _share(status: dict[str, Any]) -> float:
-    if status.get("status") == "finished":
+def _share(status: Status) -> float:
+    if status.status == "finished":
         return 1.0
-    step, total = status.get("step"), status.get("total")
-    return min(step / total, 1.0) if isinstance(step, int) and isinstance(total, int) and total else 0.0
+    return min(status.step / status.total, 1.0) if status.step and status.total else 0.0

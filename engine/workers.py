@@ -16,10 +16,9 @@ from multiprocessing.connection import Connection, wait
 from typing import TYPE_CHECKING, Any
 
 from .order import Order, Outcome
-from .rundir import write_json
 
 if TYPE_CHECKING:
-    from .study import Planned
+    from .planning import Planned
 
 REQUESTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -107,13 +106,16 @@ class Pool:
             worker.planned = None
 
     def _died(self, worker: Worker) -> Outcome:
+        from .study import write_end
+
         worker.process.join()
         self._workers.remove(worker)
         assert worker.planned is not None
         code = worker.process.exitcode
         text = f"its process was killed by signal {-code}" if code < 0 else f"its process ended with exit code {code}"
-        write_json(worker.planned.folder / "status.json", {"status": "failed", "error": text, "code": 1})
-        return Outcome(worker.planned.name, "failed", 1, text)
+        outcome = Outcome(worker.planned.name, "failed", 1, text)
+        write_end(worker.planned, outcome)
+        return outcome
 
     def _give_up(self, left: list[tuple[Planned, Order]], done: dict[str, Outcome]) -> list[tuple[Planned, Order]]:
         for planned, _ in left:

@@ -103,12 +103,14 @@ def test_a_replay_comes_after_its_source_and_keeps_its_partner(study: Write, tmp
     result = studies.run(study(REPLAY), tmp_path / "runs", arms=["replay"], seeds=[1])
     assert outcomes(result) == {"constant-s2": "finished", "replay-s1": "finished"}
     index = json.loads((result.folder / "study.json").read_bytes())
-    assert index["replays"]["replay-s2"] == {"replay_rates": "constant-s1"}
+    assert index["replays"]["replay-s2"] == {"replay_rates": {"arm": "constant", "seed": "next", "run": "constant-s1"}}
     more = studies.run(study({**REPLAY, "seeds: [1, 2]": "seeds: [1, 2, 3]"}), tmp_path / "runs", arms=["replay"])
     assert outcomes(more)["replay-s1"] == "kept"
     index = json.loads((result.folder / "study.json").read_bytes())
-    assert index["replays"]["replay-s2"] == {"replay_rates": "constant-s1"}  # a new seed re-pairs nobody
-    assert index["replays"]["replay-s3"] == {"replay_rates": "constant-s1"}
+    assert index["replays"]["replay-s2"] == {
+        "replay_rates": {"arm": "constant", "seed": "next", "run": "constant-s1"}
+    }  # a new seed re-pairs nobody
+    assert index["replays"]["replay-s3"] == {"replay_rates": {"arm": "constant", "seed": "next", "run": "constant-s1"}}
 
 
 def test_a_replay_of_its_own_seed_is_the_run_itself(study: Write, tmp_path: Path) -> None:
