@@ -114,6 +114,7 @@ class Picture:
     levels: Sequence[Level] = ()
     log: bool = False
     span: tuple[float, float] | None = None  # what to show of the axis, whatever the lines cover
+    note: str = "no rows yet"  # what stands there while nothing can be drawn
 
     def extent(self) -> tuple[float, float]:
         """Return the positions of the first and the last row of anything shown."""

@@ -15,6 +15,7 @@ from ctr.tui.app import Viewer
 from ctr.tui.follow import RunStore
 from ctr.tui.history import line
 from ctr.tui.screens.run import RunScreen
+from ctr.tui.widgets import preview
 
 from .driving import drive, press, screen_text, settle
 from .fake_runs import FakeRun
@@ -148,3 +149,33 @@ def test_idle_looks_draw_nothing(tmp_path: Path) -> None:
 
     drive(tmp_path / "runs", script)
     assert drawn[0] == drawn[1]
+
+
+@pytest.mark.parametrize("wait", [0.15, 1e9], ids=["rested", "just moved"])
+def test_the_preview_of_a_run_that_has_just_begun_shows_nothing_of_the_run_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wait: float
+) -> None:
+    study = tmp_path / "runs" / "demo"
+    old = FakeRun(study, "controller", 1, interval=3600.0, started=1000.0)
+    old.advance(30)
+    old.write_status("live")
+    old.series.flush()
+    seen: list[str] = []
+
+    async def script(app: Viewer, pilot: Pilot[None]) -> None:
+        await settle(app, pilot, 4)
+        seen.append(screen_text(app))
+        monkeypatch.setattr(preview, "WAIT", wait)  # how long the cursor must rest before a run is read
+        old.finish()
+        new = FakeRun(study, "controller", 2, interval=3600.0, started=2000.0)
+        await settle(app, pilot, 4)
+        row = app.screen.query_one("#preview", preview.Preview)._row
+        assert row is not None and row.run is not None and row.run.path == new.path
+        seen.append(screen_text(app))
+        new.close()
+
+    drive(tmp_path / "runs", script)
+    before, begun = seen
+    assert "━━ train.loss" in before and "┤" in before, before
+    assert "━━" not in begun.split("seed 2")[-1] and "┤" not in begun, begun
+    assert ("no rows yet" in begun) == (wait < 1.0)

@@ -81,8 +81,10 @@ def capture(root: Path, keys: list[bytes], size: tuple[int, int] = (160, 50)) ->
 def _read(master: int, seconds: float, until: bytes = b"", process: subprocess.Popen[bytes] | None = None) -> bytes:
     """Read for `seconds`, or until the bytes come, or the process ends, or nothing has come for a moment."""
     out, end, quiet = b"", time.monotonic() + seconds, 0
+    poll = select.poll()  # select takes no descriptor above 1023, and a large session has some
+    poll.register(master, select.POLLIN)
     while time.monotonic() < end:
-        ready, _, _ = select.select([master], [], [], 0.1)
+        ready = poll.poll(100)
         quiet = 0 if ready else quiet + 1
         if ready:
             try:

@@ -148,7 +148,7 @@ class Chart(PlotWidget, inherit_bindings=False):
 
     def _draw(self, canvases: dict[str | None, Canvas], width: int, height: int) -> None:
         if not self._filled():
-            note = "no rows yet"
+            note = self.picture.note
             put(canvases["plot"], max((width - len(note)) // 2, 1), height // 2, note, self._foreground)
             return
         self._limit_x()

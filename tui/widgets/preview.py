@@ -46,6 +46,7 @@ class Preview(Horizontal):
         if not same:
             self._store, self._since = None, time.monotonic()
             self._drawn = 0.0
+            self.chart.show(Picture(note=""))  # the run that was shown before must not stand for this one
         self._facts()
 
     def look(self) -> None:
@@ -64,7 +65,7 @@ class Preview(Horizontal):
                 self._facts()
         elif row.run is None and self._drawn == 0.0:
             self._drawn = now
-            self.chart.show(Picture())
+            self.chart.show(Picture(note=""))
 
     def _facts(self) -> None:
         row = self._row
