@@ -42,10 +42,12 @@ class Keeper:
         updates: int,
         stop: threading.Event,
         after_update: Callable[[int], None] | None = None,
+        look_every: float = 0.2,
     ) -> None:
         self._run, self._store, self.heartbeat, self._stop = run, store, heartbeat, stop
         self._every, self._select, self._updates = checkpoint, select, updates
         self._after_update = after_update
+        self._look_every, self._looked = look_every, -math.inf
         self.best: float | None = None
         self._probes: dict[int, Probe] = {}
         self._halt = False  # asked to stop this run alone; the event stops all runs of a study
@@ -83,9 +85,13 @@ class Keeper:
         if flagged is not None:
             raise self._late_guard(kernel, flagged)
         kernel.recent.clear()
-        self._report(kernel, moment)
-        due = self._due(kernel, moment)
-        asked = self._requests(kernel)
+        due, asked = self._due(kernel, moment), None
+        if moment != "step" or time.monotonic() - self._looked >= self._look_every:
+            self._looked = (
+                time.monotonic()
+            )  # a fast run flushes a hundred times a second; a folder is not listed so often
+            self._report(kernel, moment)
+            asked = self._requests(kernel)
         if due or asked:
             self.commit(kernel, asked or moment)
         if self._stop.is_set() or self._halt:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .combine import Rates, resolve_epoch, resolve_lr, resolve_reset, resolve_terms, same
 from .events import Boundary, Epoch, Forward, Step
-from .optim import direction
+from .optim import bare_step, direction
 from .seeding import mix, stream
 from .task import Batch, Evaluation, Needs, Phase, Task
 
@@ -102,7 +102,7 @@ class Kernel:
         """Make a phase's data, optimizer and base rates ready; also on the way back into an interrupted phase."""
         plan.task.begin(plan.phase)
         self.optimizer, self.rates = plan.open(self.optimizer)
-        self.used = None
+        self.used, self.update = None, bare_step(self.optimizer)
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         if not self._read_flag:
             self.optimizer.found_inf, self.optimizer.grad_scale = self.flag, None
@@ -210,7 +210,7 @@ class Kernel:
             self.used = rates
             for group in optimizer.param_groups:
                 group["lr"] = rates.lr[group["name"]]
-        optimizer.step()
+        self.update()
         self.log.step(at.step, at.phase, at.epoch, first, batches, rates, norm)
         at.step += 1
 

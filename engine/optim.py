@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -87,6 +88,16 @@ def build_optimizer(spec: Any, groups: Mapping[str, list[Parameter]]) -> Optimiz
     if "betas" in settings:
         settings["betas"] = tuple(settings["betas"])
     return classes[spec.kind](rows, fused=True, **settings)
+
+
+def bare_step(optimizer: Optimizer) -> Callable[[], Any]:
+    """Return the optimizer's step without torch's wrapper: a profiler label and step hooks, which nobody has here.
+
+    The wrapper costs some 5 µs a step. Where torch wraps differently, the step itself is returned.
+    """
+    wrapped = type(optimizer).step
+    bare = getattr(wrapped, "__wrapped__", None)
+    return partial(bare, optimizer) if bare is not None else optimizer.step
 
 
 def keep_moments(before: Optimizer, now: Optimizer, phase: str) -> None:

@@ -124,7 +124,10 @@ class Recorder:
     def micro(self, loss: Tensor, total: Tensor | None, count: int) -> None:
         """Note one micro-batch's mean loss over `count` items, and its total where terms exist."""
         self._put(self._losses, loss)
-        self._put(self._totals, loss if total is None else total)
+        if total is not None or not loss.is_cpu:
+            self._put(self._totals, loss if total is None else total)
+        else:
+            self._totals.append(self._losses[-1])
         self._counts.append(count)
 
     def terms(self, step: int, terms: Named[LossTerm], share: float) -> None:
@@ -301,28 +304,36 @@ class Recorder:
 
     # ------------------------------------------------------------------------------------------- from plugins
     def number(self, owner: str, name: str, step: int, value: Number) -> None:
-        """Log a number under a plugin's name; a tensor waits on the device until the flush."""
+        """Log a number under a plugin's name; a tensor on a device waits there until the flush."""
+        steps, values = self._owned.get((owner, name)) or self._new_name(owner, name)
+        if type(value) is not float:
+            value = self._checked(name, value)
+        steps.append(step)
+        if type(value) is float:
+            values.append(value)
+        else:
+            self._put(values, value, copy=True)
+
+    def _checked(self, name: str, value: Any) -> Number:
+        """Return a number as a float, a device scalar as it is; refuse everything else."""
         if isinstance(value, Tensor):
-            if value.is_complex() or value.is_meta:
-                raise PluginError(f"logs {name} with a tensor of {value.dtype} on {value.device}; a number is expected")
-            if value.dim() and value.numel() != 1:
-                raise PluginError(
-                    f"logs {name} with a tensor of shape {tuple(value.shape)}; a single number is expected"
-                )
-        elif not isinstance(value, int | float | np.number):
+            if value.numel() != 1 or value.is_complex() or value.is_meta:
+                shown = f"a tensor of shape {tuple(value.shape)}, {value.dtype}, on {value.device}"
+                raise PluginError(f"logs {name} with {shown}; a single number is expected")
+            if not value.is_cpu:
+                return value
+            return float((value.detach() if value.requires_grad else value).item())
+        if not isinstance(value, int | float | np.number):
             raise PluginError(f"logs {name} with {type(value).__name__}; a number is expected")
-        column = self._owned.get((owner, name))
-        if column is None:
-            column = self._owned[(owner, name)] = self._new_name(owner, name)
-        column[0].append(step)
-        self._put(column[1], value, copy=True)
+        return float(value)
 
     def _new_name(self, owner: str, name: str) -> tuple[list[int], list[Any]]:
         problem = slug_problem(name)
         if problem or name.split(".")[0] in RESERVED:
             why = problem or "is one that ctr writes itself"
             raise PluginError(f"logs a number whose name {printable(name, 80)} {why}")
-        return self._column(f"{owner}.{name}")
+        column = self._owned[(owner, name)] = self._column(f"{owner}.{name}")
+        return column
 
     def _point(self, key: str, step: int, value: Number) -> None:
         steps, values = self._column(key)

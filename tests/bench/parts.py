@@ -65,7 +65,7 @@ def in_the_loop(engine: Engine, watched: Mapping[str, Sequence[tuple[Any, str]]]
                 empty.call()
     done, clock = blocks * BLOCK, median(nothing)
     return {
-        name: sum((median(calls) - clock) * len(calls) for calls in lists) / done / 1000
+        name: sum((median(calls) - clock) * len(calls) for calls in lists if calls) / done / 1000
         for name, lists in spent.items()
     }
 

@@ -145,8 +145,8 @@ def make(
     run, store = RunDir(folder), CheckpointStore(folder)
     heartbeat = Heartbeat(run.path, interval=60.0)
     keeper = Keeper(
-        run, store, heartbeat, checkpoint=SimpleNamespace(**every), updates=1, stop=stop or threading.Event(),
-        select=SimpleNamespace(on=select, better="lower"),
+        run, store, heartbeat, checkpoint=SimpleNamespace(**every), updates=1, look_every=0.0,
+        stop=stop or threading.Event(), select=SimpleNamespace(on=select, better="lower"),
     )  # fmt: skip
     plugins = plugins or {}
     generators = {name: torch.Generator() for name in plugins}
