@@ -24,7 +24,7 @@ from .keeper import Keeper
 from .kernel import Kernel
 from .order import Order, Outcome
 from .recorder import Recorder
-from .rundir import Heartbeat, RunDir, atomic_write, write_json
+from .rundir import Heartbeat, RunDir, atomic_write, read_json, write_json
 from .series import SeriesWriter
 from .storage import TEMPORARY, remove_quietly, storage_error, sync_folder
 from .text import printable
@@ -113,9 +113,11 @@ def _note(events: EventLog | None, kernel: Kernel | None, error: BaseException, 
         pass  # the disk that refused is already what the run ended of
 
 
-def _warn(events: EventLog, kernel: Kernel | None, text: str) -> None:
+def _warn(events: EventLog, kernel: Kernel | None, text: str, **more: Any) -> None:
     with contextlib.suppress(StorageError):  # the disk that refuses this line has been told of already
-        events.write("warning", kernel.position.step if kernel else 0, owner="engine", text=printable(text, 500))
+        events.write(
+            "warning", kernel.position.step if kernel else 0, owner="engine", text=printable(text, 500), **more
+        )
 
 
 def _end(events: EventLog, kernel: Kernel | None, status: str, code: int) -> None:
@@ -168,7 +170,24 @@ def _prepare(
     resume.take_up(kernel, keeper, loaded)
     if loaded is None:
         events.write("start", 0, study=spec.study, arm=spec.arm, seed=spec.seed)
+    else:
+        _compare_arithmetic(order, run, events, kernel)
     return kernel
+
+
+def _compare_arithmetic(order: Order, run: RunDir, events: EventLog, kernel: Kernel) -> None:
+    """Warn where a run goes on with other threads or another torch than it began with: the last bits may differ."""
+    before = read_json(run.provenance)
+    about = before if isinstance(before, dict) else {}
+    versions = about.get("versions")
+    pairs = {
+        "threads": (about.get("threads"), order.threads),
+        "torch": (versions.get("torch") if isinstance(versions, dict) else None, _version("torch")),
+    }
+    differs = {what: [was, now] for what, (was, now) in pairs.items() if was is not None and was != now}
+    if differs:
+        changes = ", ".join(f"{what} {was} → {now}" for what, (was, now) in differs.items())
+        _warn(events, kernel, f"resumed, but not bit-exactly: {changes}", differs=differs)
 
 
 def _set_aside(loaded: Loaded) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from . import stats
 from .inference import mean_of, sd_of
 from .report_read import Run, Study, mapping, number, strings, text
-from .report_runs import run_row, why_no_value
+from .report_runs import exactness, run_row, why_no_value
 
 HASHES = ("weights", "data_order", "evaluation_items")
 WEIGHTS = ("selected", "last")
@@ -19,8 +19,6 @@ WEIGHTS = ("selected", "last")
 def content(study: Study) -> dict[str, Any]:
     """Return everything the report says, in the order it is shown."""
     contrasts = _contrasts(study)
-    fast = any(text(run.provenance.get("determinism")) == "fast" for run in study.runs)
-    fast = fast or text(study.index.get("determinism")) == "fast"
     return {
         "study": study.name,
         "question": text(study.index.get("question")),
@@ -30,7 +28,7 @@ def content(study: Study) -> dict[str, Any]:
         "metrics": {name: dict(zip(("unit", "better"), study.metric(name), strict=True)) for name in _metrics(study)},
         "select": mapping(study.index.get("select")),
         "threads": study.index.get("threads"),
-        "exactness": "matched, not bit-exact (determinism: fast)" if fast else "bit-exact",
+        "exactness": exactness(study),
         "verdicts": [contrast["sentence"] for contrast in contrasts],
         "contrasts": contrasts,
         "values": _values(study),

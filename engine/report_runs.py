@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from .report_read import Run, mapping, number, sequence, strings, text
+from .report_read import Run, Study, mapping, number, sequence, strings, text
+from .text import printable
 
 MOST_LINES = 60
 STATES = {
@@ -43,6 +44,22 @@ def run_row(run: Run) -> dict[str, Any]:
         "decisions": _most(list(_decisions(run))),
         "problems": list(run.problems),
     }
+
+
+def exactness(study: Study) -> str:
+    """Say whether the runs compare to the bit; if not, what differs between them, or changed while one was trained."""
+    seen: dict[str, list[Any]] = {"threads": [], "device": [], "torch": []}
+    for run in study.runs:
+        about = {**run.provenance, "torch": mapping(run.provenance.get("versions")).get("torch")}
+        changed = [mapping(event.get("differs")) for event in run.of("warning")]
+        for what, values in seen.items():
+            values += [about.get(what), *(value for change in changed for value in sequence(change.get(what)))]
+    used = {
+        what: list(dict.fromkeys(printable(v, 40) for v in values if v is not None)) for what, values in seen.items()
+    }
+    fast = any(text(about.get("determinism")) == "fast" for about in (study.index, *(r.provenance for r in study.runs)))
+    why = ["determinism: fast"] * fast + [f"{what}: {', '.join(v)}" for what, v in used.items() if len(v) > 1]
+    return f"matched, not bit-exact ({'; '.join(why)})" if why else "bit-exact"
 
 
 def why_no_value(arm: str, run: Run | None) -> str:

@@ -213,6 +213,34 @@ def test_fast_is_called_matched_but_not_exact(study: Built) -> None:
     assert report["exactness"].startswith("matched, not bit-exact") and "matched, not bit-exact" in spoken(report)
 
 
+@pytest.mark.parametrize(
+    ("first", "other", "why"),
+    [
+        ({"threads": 1}, {"threads": 2}, "threads: 1, 2"),
+        ({"device": "cpu"}, {"device": "cuda"}, "device: cpu, cuda"),
+        ({"versions": {"torch": "2.1"}}, {"versions": {"torch": "2.2"}}, "torch: 2.1, 2.2"),
+        ({"threads": 1}, {"threads": 1}, None),
+        ({}, {"threads": 2, "versions": [1]}, None),
+    ],
+)
+def test_runs_of_another_arithmetic_are_not_called_exact(study: Built, first: Any, other: Any, why: str | None) -> None:
+    for arm, about in (("baseline", first), ("controller", other)):
+        path = study.run(arm, 1, 90.0) / "provenance.json"
+        write_json(path, {**json.loads(path.read_bytes()), **about})
+    report = build_report(study.close())
+    assert report["exactness"] == (f"matched, not bit-exact ({why})" if why else "bit-exact")
+
+
+def test_a_run_that_was_resumed_under_another_arithmetic_is_not_called_exact(study: Built) -> None:
+    def more(log: EventLog) -> None:
+        log.write("warning", 3, owner="engine", text="resumed", differs={"threads": [1, 2], "moon": [1, 2]})
+
+    study.run("baseline", 1, 90.0)
+    study.run("controller", 1, 90.5, more=more)
+    report = build_report(study.close())
+    assert report["exactness"] == "matched, not bit-exact (threads: 1, 2)"
+
+
 def test_decisions_warnings_and_errors_are_told(study: Built) -> None:
     def more(log: EventLog) -> None:
         log.write("warning", 3, owner="engine", text="the disk is nearly full")

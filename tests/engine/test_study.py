@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,11 @@ import pytest
 from ctr.engine import study as studies
 from ctr.engine.errors import FolderOwned, SpecError, UsageError
 from ctr.engine.events_log import read_events
+from ctr.engine.execute import execute
 from ctr.engine.host import Registry, discover
+from ctr.engine.order import Order
 from ctr.engine.series import read_series, series_index
+from ctr.engine.spec import load_study
 
 Write = Callable[..., Path]
 
@@ -155,3 +159,26 @@ def test_the_test_split_is_read_once_for_each_set_of_weights(study: Write, tmp_p
         (r["weights"], r["step"]) for r in read_events(folder) if r["event"] == "evaluation" and r["split"] == "test"
     ]
     assert reads == [("selected", 9), ("last", 9)]
+
+
+def test_a_resume_under_other_threads_is_warned_of_and_reported(study: Write, tmp_path: Path) -> None:
+    registry, runs = discover(), tmp_path / "runs"
+    spec = study({"seeds: [1, 2]": "seeds: [1]"})
+
+    def interrupted(threads: int, at: int | None) -> Path:
+        planned, _ = studies.plan(load_study(spec), runs / "tried", registry)
+        p, stop = planned[0], threading.Event()
+        order = Order(p.run, p.folder, p.identity, p.fingerprints, threads, {})
+        execute(order, registry, stop, lambda step: stop.set() if step == at else None)
+        return p.folder
+
+    interrupted(1, 4)
+    interrupted(1, 6)
+    folder = interrupted(2, None)
+    told = [r for r in read_events(folder) if r["event"] == "warning"]
+    assert [(r["text"], r["differs"]) for r in told] == [
+        ("resumed, but not bit-exactly: threads 1 → 2", {"threads": [1, 2]})
+    ]
+    result = studies.run(spec, runs, arms=["baseline"])
+    assert outcomes(result) == {"baseline-s1": "kept"}
+    assert result.report["exactness"] == "matched, not bit-exact (threads: 1, 2)"
