@@ -81,10 +81,14 @@ def read_comparison(
     on = node.mapping.get("on")
     select = node.mapping["select"].mapping.get("on") if "select" in node.mapping else None
     metrics = _metrics(treatments, registry)
+    wanted = [(name, ("test", "val"), on.items[index] if on else node) for index, name in enumerate(compare.on)]
+    wanted.append((compare.select.on, ("val", "calibration"), select or node))
     used: Metrics = {}
-    for index, name in enumerate(compare.on):
-        used.update(_metric(name, ("test", "val"), metrics, on.items[index] if on else node, checker))
-    used.update(_metric(compare.select.on, ("val", "calibration"), metrics, select or node, checker))
+    for name, splits, at in wanted:
+        found = _metric(name, splits, metrics, at, checker)
+        used.update(found)
+        if found:
+            _check_split(name.partition(".")[0], treatments, registry, at, checker)
     return Comparison(tuple(_contrasts(compare, node, arms, checker)), used)
 
 
@@ -135,6 +139,19 @@ def _metric(name: str, splits: Sequence[str], metrics: Metrics | None, at: Node,
     known = [f"{split}.{metric}" for split in splits for metric in metrics]
     checker.add(at.problem(f"{shown(name)}: {unknown(name, known, 'metric')}"))
     return {}
+
+
+def _check_split(split: str, treatments: Sequence[Treatment], registry: Registry, at: Node, checker: Checker) -> None:
+    """Refuse a metric on a split that some task's settings leave out, where its class can tell."""
+    for treatment in treatments:
+        for name, entry in treatment.tasks.items():
+            splits = getattr(registry.tasks[entry.kind], "splits", None)
+            there = splits(entry.config) if splits and entry.config is not None else {split}
+            if split not in there:
+                known = ", ".join(sorted(there))
+                text = f"in arm {treatment.arm}, task {name} as it is set has no {split} split; it has {known}"
+                checker.add(at.problem(text))
+                return
 
 
 # -------------------------------------------------------------------------------------------------- references

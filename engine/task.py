@@ -116,7 +116,11 @@ class Phase:
 
 
 class Task(Protocol):
-    """A source of batches and the model they train. `Config` are its settings, `Model` the models it can build."""
+    """A source of batches and the model they train. `Config` are its settings, `Model` the models it can build.
+
+    A class may have a classmethod `splits(config) -> set[str]` that names the splits to evaluate on; then a study that
+    selects on another one is refused before anything is trained.
+    """
 
     Config: ClassVar[type[BaseModel]]
     Model: ClassVar[Any]

@@ -58,6 +58,11 @@ class ImageClassification:
         """Return the sha256 of the source's data by its name; loads torch only to fetch CIFAR-10."""
         return fingerprint(config.data)
 
+    @classmethod
+    def splits(cls, config: ImageConfig) -> set[str]:
+        """Name the splits that these settings give beside the training split."""
+        return {"test", *(name for name, share in config.data.fractions().items() if share)}
+
     def build(self, model: Any, adapter: Any, generator: Generator) -> Module:
         """Build the model; torch's initialisation draws from the default generator, which the caller has seeded."""
         if adapter is not None:

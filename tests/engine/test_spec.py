@@ -23,7 +23,7 @@ from ctr.engine.text import slug_problem
 from ctr.engine.train_spec import AdamwSpec, SgdSpec, TrainSpec
 from ctr.engine.yaml_reader import read, read_text
 
-from .spec_fakes import STUDY, Fakes, study
+from .spec_fakes import STUDY, Fakes, Pictures, study
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = sorted((ROOT / "specs").glob("*.yaml"))
@@ -505,3 +505,33 @@ def test_settings_are_frozen() -> None:
     train = TrainSpec.model_validate({"epochs": 1, "micro_batch": 1, "optimizer": {"kind": "sgd"}})
     with pytest.raises(ValueError, match="frozen"):
         train.epochs = 2  # type: ignore[misc]
+
+
+def test_selection_on_a_split_that_the_settings_leave_out_is_refused_at_its_place(study: Any) -> None:
+    text = r"tried.yaml:16:79: compare.select.on: in arm baseline, task main as it is set has no calibration split; "
+    on = {"on: [test.accuracy]}": "on: [test.accuracy], select: {on: calibration.loss}}"}
+    with pytest.raises(SpecError, match=text + "it has test, val"):
+        load_study(study(on))
+    kept = {"data: {source: digits}": "data: {source: digits, calibration_fraction: 0.1}"}
+    assert load_study(study({**on, **kept})).select.on == "calibration.loss"
+
+
+def test_what_a_task_evaluates_on_may_differ_by_arm_and_a_class_need_not_tell(tmp_path: Path) -> None:
+    class Told(Pictures):
+        @classmethod
+        def splits(cls, config: Any) -> set[str]:
+            return {"val", "calibration"} if config.crop else {"val"}
+
+    path = tmp_path / "x.yaml"
+    path.write_text(
+        STUDY.replace("base: {}", "base: {task: {crop: 1}}")
+        + "compare: {select: {on: calibration.loss}, on: [val.loss]}\n"
+    )
+    told = Fakes(tasks={"pictures": Told})
+    with pytest.raises(
+        SpecError, match=r"12:24: compare.select.on: in arm treated, task main .* no calibration split; it has val"
+    ):
+        load_study(path, (), told)
+    assert load_study(path, ["task.crop=1"], told).select.on == load_study(path, (), Fakes()).select.on
+    with pytest.raises(SpecError, match=r"compare.on\[0\]: in arm base, task main as it is set has no test split"):
+        load_study(path, ["task.crop=1", "compare.on=[test.loss]"], told)
