@@ -100,12 +100,12 @@ def gossip(
     Breaks where no pair is closer than `tau`: then value and gradient are exactly 0 and the weight means nothing.
     """
     checked("gossip", hidden, mask)
-    rows, real = pick(hidden, mask, sample, generator)
-    size = len(rows)
+    size = min(sample, hidden.shape[0] * hidden.shape[1])
     if size < 2 or peers < 1:
         return zero(hidden)
+    draws = torch.rand(size, peers, generator=generator, device=hidden.device)  # first: see `pick` on padding
+    rows, real = pick(hidden, mask, sample, generator)
     count = torch.full((), size, device=rows.device) if real is None else real.sum()
-    draws = torch.rand(size, peers, generator=generator, device=rows.device)
     further = torch.minimum((draws * (count - 1)).long(), count - 2) + 1  # the product may round up to count - 1
     met = (torch.arange(size, device=rows.device)[:, None] + further) % count.clamp(min=1)
     x = unit(rows, _EPS_GOSSIP)
