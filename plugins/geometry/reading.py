@@ -20,9 +20,10 @@ def layer_of(outputs: Any, what: str, layer: int, setting: str) -> Tensor:
     found: Mapping[int, Tensor] = getattr(outputs, what)
     if layer in found:
         return found[layer]
-    has = f"of layers {', '.join(map(str, sorted(found)))}" if found else "of no layer"
-    text = f"{setting} asks for {KINDS[what]} of layer {layer}; this model gave {KINDS[what]} {has}"
-    raise PluginError(f"{text}; name one of these" if found else f"{text}; the task must provide {what}")
+    asks = f"{setting} asks for {KINDS[what]} of layer {layer}"
+    if not found:
+        raise PluginError(f"{asks}; this model has no such layer, or its task gives no {KINDS[what]}")
+    raise PluginError(f"{asks}; this model gave those of {', '.join(map(str, sorted(found)))}: name one of these")
 
 
 def branches_of(outputs: Any, setting: str) -> Mapping[str, Tensor]:
