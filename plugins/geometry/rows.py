@@ -42,8 +42,8 @@ def pick(hidden: Tensor, mask: Tensor | None, sample: int, generator: Generator 
 
     Without replacement, uniformly over the real tokens of the batch; without a generator, the first ones. Real rows
     come first, others are zero, whatever stood there (NaN included), and get no gradient. Shapes depend on shapes
-    alone, so that nothing waits for the device. Draws are made by rank among the real tokens: on the CPU, where a longer
-    draw begins as a shorter one does, padding may be longer and nothing changes.
+    alone, so that nothing waits for the device. Draws are made by rank among the real tokens: on the CPU, where a
+    longer draw begins as a shorter one does, padding may be longer and nothing changes.
     """
     flat = hidden.flatten(0, 1)
     total = len(flat)

@@ -11,6 +11,7 @@ import torch
 from pydantic import ValidationError
 
 from ctr.engine.errors import PluginError
+from ctr.engine.events import Forward
 from ctr.engine.events_log import read_events
 from ctr.engine.host import implementations
 from ctr.engine.seeding import mix, stream
@@ -201,6 +202,28 @@ def test_without_a_mask_every_position_is_real(tmp_path: Path) -> None:
     assert bits(finish(run(tmp_path / "b", {"sparsity": {"weight": 1.0}, **OFF, "mask": False}, task))) == masked
 
 
+def test_autocast_does_not_reach_the_terms() -> None:
+    """Cosines near 1 in bfloat16 would come in steps of 0.004."""
+    task, one = Text(SEED), plugin({"repulsion": {"weight": 1.0}, "sparsity": {"weight": 1.0}})
+    batch = task.rows(range(5))
+    outputs = task.forward(task.build(), batch, {"hidden": {-1}})
+    forward = Forward("main", 0, 0, 0, Silent(), outputs, batch)
+    plainly = [term.value for term in one.extra_loss(forward)]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert (outputs.hidden[-1] @ outputs.hidden[-1].mT).dtype == torch.bfloat16
+        assert [term.value for term in one.extra_loss(forward)] == plainly
+    assert plainly[0].dtype == torch.float32
+
+
+class Silent:
+    """A log that nobody reads."""
+
+    def _nothing(self, *said: Any) -> None:
+        return None
+
+    number = state = mark = level = _nothing
+
+
 # ---------------------------------------------------------------------------------------------- what is logged
 def test_metrics_and_shares_are_logged_at_the_start_and_after_every_epoch(tmp_path: Path) -> None:
     finish(run(tmp_path, ACTIVE))
@@ -341,7 +364,7 @@ def test_the_step_of_a_last_word_is_remembered() -> None:
     [
         ({"gossip": {"layer": 7}}, r"gossip.layer asks for hidden states of layer 7; this model has no such layer"),
         ({"gossip": {"layer": 7}, "sparsity": {"layer": 1}}, r"of layer 7; this model gave those of 1: name one"),
-        ({"diversity": {"layers": [0, 5]}}, r"diversity.layers asks for attention maps of layer 5; .* those of 0: name"),
+        ({"diversity": {"layers": [0, 5]}}, r"attention maps of layer 5; this model gave those of 0: name one"),
     ],
 )  # fmt: skip
 def test_a_layer_that_is_not_there_is_named_with_those_that_are(

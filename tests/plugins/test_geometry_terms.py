@@ -324,6 +324,12 @@ def test_padding_changes_no_bit_of_value_or_gradient(
     assert call(drawn["hid"], torch.ones_like(mask)).item() != pytest.approx(found[0][0], rel=1e-3)
 
 
+def test_a_row_of_padding_alone_does_not_count_as_diverse() -> None:
+    maps = torch.rand(3, 2, 4, 4, generator=seeded())
+    mask = torch.tensor([[True] * 4, [False] * 4, [True, True, False, False]])
+    assert diversity(maps, mask).item() == pytest.approx(diversity(maps[[0, 2]], mask[[0, 2]]).item(), rel=1e-6)
+
+
 def test_rows_are_drawn_uniformly_among_real_tokens() -> None:
     mask = torch.tensor([[False, True, True, True], [True, True, False, True]])
     hidden = torch.arange(8.0).view(2, 4, 1)
