@@ -2,50 +2,22 @@
 
 from __future__ import annotations
 
-import json
-import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from .commands import Commands
 from .errors import CtrError, UsageError, guess
+from .output import answer_only, complain, print_json, reader_is_gone, say, settle_stdout, show
 from .text import printable
 
 
-class Commands(typer.core.TyperGroup):
-    """The built-in commands, and those that installed packages add through the entry point group `ctr.commands`."""
-
-    def list_commands(self, ctx: Any) -> list[str]:
-        return [*super().list_commands(ctx), *sorted(_installed())]
-
-    def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        found = super().get_command(ctx, cmd_name)
-        if found is not None or cmd_name not in _installed():
-            return found
-        return _load(cmd_name)
-
-
-def _installed() -> dict[str, Any]:
-    from importlib.metadata import entry_points
-
-    return {point.name: point for point in entry_points(group="ctr.commands")}
-
-
-def _load(name: str) -> Any:
-    try:
-        function = _installed()[name].load()
-    except BaseException as error:  # a stranger's module may raise anything; it must not take `ctr --help` with it
-        text = f"cannot be loaded: {type(error).__name__}: {printable(error, 200)}"
-
-        def function() -> None:
-            raise UsageError(f"ctr {name} {text}")
-
-        function.__doc__ = text
-    app = typer.Typer(add_completion=False, rich_markup_mode=None)
-    app.command(name)(function)
-    return typer.main.get_command(app)
+def _folder(given: str) -> Path:
+    if not str(given).strip():
+        raise ValueError("an empty text names no folder; give one, such as runs")
+    return Path(given)
 
 
 app = typer.Typer(
@@ -58,7 +30,7 @@ app = typer.Typer(
 )
 
 Spec = Annotated[str, typer.Argument(metavar="SPEC", help="A study in YAML, or the name of a shipped one.")]
-Runs = Annotated[Path, typer.Option("--runs", help="Where run folders are written.")]
+Runs = Annotated[Path, typer.Option("--runs", metavar="PATH", parser=_folder, help="Where run folders are written.")]
 Sets = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Set a value of the spec, e.g. train.epochs=3. May be repeated."),
@@ -87,15 +59,16 @@ def run_command(
     from . import study
     from .progress import watch
 
-    result = study.run(
-        spec_path(spec), runs, sets=sets or (), arms=arm or (), seeds=seed or (), jobs=jobs, replace=replace,
-        take_over=take_over, progress=watch,
-    )  # fmt: skip
+    with answer_only(as_json):
+        result = study.run(
+            spec_path(spec), runs, sets=sets or (), arms=arm or (), seeds=seed or (), jobs=jobs, replace=replace,
+            take_over=take_over, progress=watch,
+        )  # fmt: skip
     for outcome in result.outcomes:
         if outcome.error:
-            _complain(f"run {outcome.name} {outcome.status} (exit code {outcome.code}): {outcome.error}")
+            complain(f"run {outcome.name} {outcome.status} (exit code {outcome.code}): {outcome.error}")
     if as_json:
-        _print_json(result.report)
+        print_json(result.report)
     else:
         _print_report(result.report)
     raise typer.Exit(result.code)
@@ -107,15 +80,14 @@ def check(spec: Spec, sets: Sets = None, as_json: AsJson = False) -> None:
     from .host import discover
     from .spec import load_study
 
-    study = load_study(spec_path(spec), sets or (), discover())
-    runs = study.runs()
+    with answer_only(as_json):
+        study = load_study(spec_path(spec), sets or (), discover())
+        runs = study.runs()
     if as_json:
-        _print_json({"study": study.study, "runs": [{"name": run.name, **run.document()} for run in runs]})
+        print_json({"study": study.study, "runs": [{"name": run.name, **run.document()} for run in runs]})
         return
-    typer.echo(runs[0].text().rstrip())
-    typer.echo(f"\n# {len(runs)} runs (the first is shown above)")
-    for run in runs:
-        typer.echo(f"#   {run.name}")
+    names = "".join(f"\n#   {run.name}" for run in runs)
+    say(f"{runs[0].text().rstrip()}\n\n# {len(runs)} runs (the first is shown above){names}")
 
 
 @app.command()
@@ -128,9 +100,10 @@ def report(
 
     if not (study / "study.json").is_file():
         raise UsageError(f"{printable(study)} holds no study.json; give a study's folder, such as runs/quickstart")
-    built = build_report(study)
+    with answer_only(as_json):
+        built = build_report(study)
     if as_json:
-        _print_json(built)
+        print_json(built)
     else:
         _print_report(built)
 
@@ -140,11 +113,12 @@ def plugins(as_json: AsJson = False) -> None:
     """List installed plugins: hooks, settings, and why a broken one does not load."""
     from .catalogue import plugin_rows, plugin_table
 
-    rows = plugin_rows()
+    with answer_only(as_json):
+        rows = plugin_rows()
     if as_json:
-        _print_json(rows)
+        print_json(rows)
     else:
-        _show(plugin_table(rows))
+        show(plugin_table(rows))
 
 
 @app.command()
@@ -155,9 +129,9 @@ def specs(name: Annotated[str | None, typer.Argument(help="Print this one.")] = 
     shipped = shipped_specs()
     if name is None:
         for one, (_, question) in shipped.items():
-            typer.echo(f"{one:24} {question}")
+            say(f"{one:24} {question}")
         return
-    typer.echo(_shipped(name, shipped)[0].rstrip())
+    say(_shipped(name, shipped)[0].rstrip())
 
 
 @app.command()
@@ -166,7 +140,9 @@ def schema() -> None:
     from .host import discover
     from .spec import json_schema
 
-    _print_json(json_schema(discover()))
+    with answer_only():
+        built = json_schema(discover())
+    print_json(built)
 
 
 @app.command()
@@ -178,11 +154,12 @@ def explain(
     """Say how the rate and the loss of one step came about: who, how much, why."""
     from .explain import explain_step, render
 
-    facts = explain_step(run, step)
+    with answer_only(as_json):
+        facts = explain_step(run, step)
     if as_json:
-        _print_json(facts)
+        print_json(facts)
     else:
-        _show(render(facts))
+        show(render(facts))
 
 
 @app.command("verify-resume")
@@ -200,7 +177,7 @@ def verify_resume(
 
     verdict = verify(spec_path(spec), at=at, kill=kill, arm=arm, sets=sets or ())
     for line in verdict.lines:
-        typer.echo(printable(line))
+        say(printable(line))
     raise typer.Exit(0 if verdict.equal else 6)
 
 
@@ -228,25 +205,10 @@ def _shipped(name: str, shipped: dict[str, tuple[str, str]]) -> tuple[str, str]:
     return shipped[bare]
 
 
-def _print_json(value: Any) -> None:
-    typer.echo(json.dumps(value, indent=2, ensure_ascii=True, sort_keys=True, default=str))
-
-
 def _print_report(report: dict[str, Any]) -> None:
     from .report import render_tables
 
-    _show(render_tables(report))
-
-
-def _show(renderable: Any) -> None:
-    from rich.console import Console
-
-    Console().print(renderable)
-
-
-def _complain(text: str) -> None:
-    for line in text.splitlines():
-        typer.echo(printable(line), err=True)
+    show(render_tables(report))
 
 
 def main() -> None:
@@ -254,19 +216,21 @@ def main() -> None:
     try:
         code = app(standalone_mode=False)
     except CtrError as error:
-        _complain(str(error) or type(error).__name__)
+        complain(str(error) or type(error).__name__)
         code = error.exit_code
     except typer.Exit as end:
         code = end.exit_code
     except (KeyboardInterrupt, typer.Abort):
-        _complain("interrupted")
+        complain("interrupted")
         code = 130
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # `ctr … | head` is no error
-        code = 0
+    except SystemExit as end:  # so typer ends where a pipe closed early, and `ctr … | head` is no error
+        if not reader_is_gone():
+            raise
+        code = 0 if end.code == 1 else end.code
     except Exception as error:
         if not hasattr(error, "show"):  # the command line's own errors, whose class moved between versions of typer
             raise
         error.show()
         code = getattr(error, "exit_code", 2)
+    settle_stdout()
     sys.exit(code if isinstance(code, int) else 0)
