@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from ctr.engine.host import discover
 from ctr.engine.matrix import Matrix
 from ctr.engine.seeding import mix, stream
 from tests.engine.tiny import Tiny, bits, finish, make, train_spec
+from tests.plugins.test_geometry_standin import Text
 
 torch.set_num_threads(1)
 SEED = 3
@@ -38,6 +40,7 @@ class Row:
     inert: dict[str, Any]
     active: dict[str, Any]
     source: bool = False
+    task: Callable[[], Tiny] = partial(Tiny, SEED)
 
 
 ONES = {"S0": 1.0, "S1": 1.0, "S2": 1.0, "S3": 1.0}
@@ -54,6 +57,20 @@ TABLE = [
         {"last": 4, "first": 1},
     ),
     Row("replay_rates", {"arm": "plain"}, {"arm": "acting"}, source=True),
+    Row(
+        "geometry",
+        {},
+        {
+            "gossip": {"weight": 2.0, "tau": 0.1, "sample": 7},
+            "repulsion": {"weight": 0.5, "sample": 8, "schedule": {"kind": "warmup", "warmup": 3}},
+            "diversity": {"weight": 0.3},
+            "sparsity": {"weight": 0.1},
+            "branch_repulsion": {"weight": 0.2},
+            "inhibition": {"weight": 0.2},
+            "load_balance": {"weight": 5.0, "schedule": {"kind": "cosine", "per": "step", "until": 11}},
+        },
+        task=partial(Text, SEED, open_house=True),  # hidden states, attention maps and branches to look at
+    ),
 ]
 
 
@@ -84,27 +101,39 @@ def test_every_built_in_has_a_row() -> None:
 
 
 @pytest.fixture(scope="module")
-def plain(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    return bits(finish(make(tmp_path_factory.mktemp("plain"), epochs=5)))
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Row], dict[str, bytes]]:
+    """Return what a run without plugins ends with, on the task of a row."""
+
+    @cache
+    def trained(task: Callable[[], Tiny]) -> dict[str, bytes]:
+        return bits(finish(make(tmp_path_factory.mktemp("plain"), task=task(), epochs=5)))
+
+    return lambda row: trained(row.task)
 
 
 @pytest.mark.parametrize("row", TABLE, ids=ids)
-def test_an_inert_setting_changes_no_bit(row: Row, sources: Path, plain: dict[str, bytes], tmp_path: Path) -> None:
-    assert bits(finish(make(tmp_path, {row.plugin: build(row, row.inert, sources)}, epochs=5))) == plain
+def test_an_inert_setting_changes_no_bit(row: Row, sources: Path, plain: Any, tmp_path: Path) -> None:
+    assert trained(row, row.inert, sources, tmp_path) == plain(row)
 
 
 @pytest.mark.parametrize("row", TABLE, ids=ids)
-def test_the_active_settings_of_the_table_act(row: Row, sources: Path, plain: dict[str, bytes], tmp_path: Path) -> None:
+def test_the_active_settings_of_the_table_act(row: Row, sources: Path, plain: Any, tmp_path: Path) -> None:
     """Otherwise the laws below would be kept by plugins that do nothing."""
-    assert bits(finish(make(tmp_path, {row.plugin: build(row, row.active, sources)}, epochs=5))) != plain
+    assert trained(row, row.active, sources, tmp_path) != plain(row)
+
+
+def trained(row: Row, settings: dict[str, Any], sources: Path, folder: Path) -> dict[str, bytes]:
+    """Return what a run with one plugin ends with."""
+    return bits(finish(make(folder, {row.plugin: build(row, settings, sources)}, task=row.task(), epochs=5)))
 
 
 def test_the_order_of_registration_changes_no_bit(sources: Path, tmp_path: Path) -> None:
-    def trained(folder: Path, rows: list[Row]) -> dict[str, bytes]:
-        return bits(finish(make(folder, {row.plugin: build(row, row.active, sources) for row in rows}, epochs=5)))
+    def all_of(folder: Path, rows: list[Row]) -> dict[str, bytes]:
+        plugins = {row.plugin: build(row, row.active, sources) for row in rows}
+        return bits(finish(make(folder, plugins, task=Text(SEED, open_house=True), epochs=5)))
 
-    assert trained(tmp_path / "a", TABLE) == trained(tmp_path / "b", TABLE[::-1])
-    assert trained(tmp_path / "c", TABLE[2:] + TABLE[:2]) == trained(tmp_path / "a2", TABLE)
+    assert all_of(tmp_path / "a", TABLE) == all_of(tmp_path / "b", TABLE[::-1])
+    assert all_of(tmp_path / "c", TABLE[2:] + TABLE[:2]) == all_of(tmp_path / "a2", TABLE)
 
 
 def stop_in(kernel: Any, step: int, where: str) -> None:
@@ -142,7 +171,7 @@ def test_resumed_equals_uninterrupted(
 
     def run(folder: Path) -> Any:
         plugins = {row.plugin: build(row, row.active, sources)}
-        return make(folder, plugins, epochs=5, grad_accum=accum, checkpoint={"every_steps": 5})
+        return make(folder, plugins, task=row.task(), epochs=5, grad_accum=accum, checkpoint={"every_steps": 5})
 
     straight = finish(run(tmp_path / "a"))
     stop_in(run(tmp_path / "b"), step, where)
@@ -162,7 +191,7 @@ def _series(folder: Path) -> dict[str, bytes]:
 @pytest.mark.parametrize("row", TABLE, ids=ids)
 def test_a_new_phase_finds_every_plugin_ready(row: Row, sources: Path, tmp_path: Path) -> None:
     phases = [train_spec(name="A", epochs=3), train_spec(name="B", epochs=3)]
-    kernel = finish(make(tmp_path, {row.plugin: build(row, row.active, sources)}, phases=phases))
+    kernel = finish(make(tmp_path, {row.plugin: build(row, row.active, sources)}, task=row.task(), phases=phases))
     assert isinstance(kernel.matrix, Matrix) and list(kernel.matrix.rows) == ["start", "A", "B"]
 
 
