@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,7 @@ from ctr.engine.events_log import read_events
 from ctr.engine.execute import execute
 from ctr.engine.host import Registry, discover
 from ctr.engine.order import Order
+from ctr.engine.rundir import Status, request
 from ctr.engine.series import read_series, series_index
 from ctr.engine.spec import load_study
 
@@ -182,3 +186,51 @@ def test_a_resume_under_other_threads_is_warned_of_and_reported(study: Write, tm
     result = studies.run(spec, runs, arms=["baseline"])
     assert outcomes(result) == {"baseline-s1": "kept"}
     assert result.report["exactness"] == "matched, not bit-exact (threads: 1, 2)"
+
+
+LONG = {
+    "seeds: [1, 2]": "seeds: [1]",
+    "  baseline: {}\n": "  long: {train: {epochs: 5000}}\n  longer: {train: {epochs: 6000}}\n  baseline: {}\n",
+}
+
+
+@contextmanager
+def once_live(folder: Path, names: Sequence[str], act: Callable[[Path], None]) -> Iterator[None]:
+    """Do something to each run as soon as it trains."""
+    over = threading.Event()
+
+    def watch() -> None:
+        left = [folder / name for name in names]
+        while left and not over.wait(0.02):
+            for path in list(left):
+                found = Status.from_file(path / "status.json")
+                if found and found.status == "live" and found.step:
+                    act(path)
+                    left.remove(path)
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_request_to_stop_stops_that_run_alone(study: Write, tmp_path: Path, jobs: int) -> None:
+    with once_live(tmp_path / "runs" / "tried", ["long-s1", "longer-s1"], lambda run: request(run, "stop", "a test")):
+        result = studies.run(study(LONG), tmp_path / "runs", jobs=jobs)
+    assert outcomes(result) == {
+        "long-s1": "stopped", "longer-s1": "stopped", "baseline-s1": "finished", "constant-s1": "finished"
+    }  # fmt: skip
+    assert result.code == 130 and {one.code for one in result.outcomes} == {0, 130}
+    assert status(result.folder / "long-s1")["status"] == "stopped"
+
+
+def test_an_interruption_from_the_keyboard_stops_all(study: Write, tmp_path: Path) -> None:
+    with once_live(tmp_path / "runs" / "tried", ["long-s1"], lambda run: os.kill(os.getpid(), signal.SIGINT)):
+        result = studies.run(study(LONG), tmp_path / "runs")
+    assert set(outcomes(result).values()) == {"stopped"} and result.code == 130
+    assert status(result.folder / "long-s1")["status"] == "stopped"
+    assert status(result.folder / "longer-s1")["status"] == "queued"
