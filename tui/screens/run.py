@@ -79,7 +79,7 @@ class RunScreen(Control, ViewerScreen):
     def _first_look(self) -> None:
         """Put the first chart on the screen before any other series is read."""
         self.charts._focus()
-        self.store.want(pictures.needed(self.charts.series[0], self.axis))
+        self.store.want(pictures.needed(self.charts.series[self.charts.current], self.axis))
         self.store.poll(0.08)
         self._draw()
         self.call_after_refresh(self._second_look)
@@ -304,7 +304,11 @@ class RunScreen(Control, ViewerScreen):
             pane = self._pane(name)
             if pane is not None:
                 pane.forget()
-        self._charts_changed()
+        if self.tab == "charts":
+            self._painted = False
+            self._first_look()
+        else:
+            self._charts_changed()
 
 
 def head(run: RunEntry, store: RunStore, dark: bool, width: int) -> Text:
