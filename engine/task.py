@@ -5,12 +5,15 @@ Tasks are found by the entry point group `ctr.tasks`. The module that holds a ta
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 import numpy as np
+
+from .text import printable, slug_problem
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -171,3 +174,24 @@ class Task(Protocol):
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Take back what `state` returned."""
+
+
+def task_problem(task: Any) -> str | None:
+    """Say why a class cannot be a task; None when it can."""
+    if not inspect.isclass(task):
+        return f"the entry point must name a class, not {printable(task, 80)}"
+    methods = [name for name, value in vars(Task).items() if not name.startswith("_") and _is_method(value)]
+    lacking = [name for name in methods if not callable(getattr(task, name, None))]
+    if lacking:
+        return f"task class {task.__name__} has no {', '.join(lacking)}"
+    if not hasattr(getattr(task, "Config", None), "model_validate"):
+        return "a task needs a nested pydantic class Config"
+    metrics = getattr(task, "metrics", None)
+    if not isinstance(metrics, Mapping) or not all(isinstance(metric, Metric) for metric in metrics.values()):
+        return f"task class {task.__name__}: metrics must be a mapping of names to Metric"
+    wrong = (f"metric {printable(name, 80)}: its name {why}" for name in metrics if (why := slug_problem(name)))
+    return next(wrong, None)
+
+
+def _is_method(value: Any) -> bool:
+    return inspect.isroutine(value) or isinstance(value, staticmethod | classmethod)
