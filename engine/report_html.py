@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from html import escape as _escape
 from typing import Any
 
+from . import report_panels
 from .report_markdown import arm_plugins
 from .report_strip import strip
 from .report_style import CSS
@@ -49,6 +50,13 @@ def _body(report: Mapping[str, Any], images: Mapping[str, bytes]) -> Iterator[st
     yield from _box("The arms", (f"{arm}: {settings(p)}" for arm, p in arm_plugins(report).items()))
     for title, key in (("What the plugins decided", "decisions"), ("Warnings", "warnings"), ("Errors", "errors")):
         yield from _per_run(title, key, report["runs"])
+    told = "".join(
+        f"<details><summary>{escape(run['name'])}</summary>{report_panels.html(run)}</details>"
+        for run in report["runs"]
+        if run["panels"]
+    )
+    if told:
+        yield f"<section><h2>Panels of plugins</h2>{told}</section>"
 
 
 def _facts(report: Mapping[str, Any]) -> str:

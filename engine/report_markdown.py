@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from . import report_panels
 from .report_tables import settings, tables
 from .text import printable
 
@@ -59,6 +60,11 @@ def _lines(report: Mapping[str, Any]) -> Iterator[str]:
             yield f"## {title}\n"
         for name, lines in told:
             yield from _list(f"### {escape(name)}\n", map(opening, lines))
+    shown = [(run["name"], list(report_panels.lines(run))) for run in report["runs"] if run["panels"]]
+    if shown:
+        yield "## Panels of plugins\n"
+    for name, lines in shown:
+        yield from _list(f"### {escape(name)}\n", map(opening, lines))
     yield from _list("## What could not be read\n", map(opening, report["problems"]))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from .report_panels import sections
 from .report_read import Run, Study, mapping, number, sequence, strings, text
 from .text import printable
 
@@ -42,6 +43,7 @@ def run_row(run: Run) -> dict[str, Any]:
         "warnings": _most([f"{text(e.get('owner'))}: {text(e.get('text'))}" for e in run.of("warning")]),
         "errors": _most([_error_line(e) for e in run.of("error")]),
         "decisions": _most(list(_decisions(run))),
+        "panels": sections(run),
         "problems": list(run.problems),
     }
 

@@ -468,3 +468,32 @@ def test_importing_the_report_loads_neither_torch_nor_matplotlib() -> None:
     code = "import sys, ctr.engine.report; print({'torch', 'scipy', 'matplotlib', 'rich'} & set(sys.modules))"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "set()"
+
+
+def test_panels_of_plugins_stand_in_every_form_of_the_report_and_are_escaped(
+    study: Built, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ctr.engine import panels
+
+    def made(records: panels.Records) -> list[panels.Section]:
+        return [
+            panels.Section("Rows <b>", panels.Table(["a|b", "c"], [["<script>", 1.5], [None, 2]])),
+            panels.Section("Words", panels.Text("one\n[two](x)")),
+            panels.Section("Losses", panels.SeriesPlot(["train.loss", "none.such"])),
+        ]
+
+    def broken(records: panels.Records) -> list[panels.Section]:
+        raise ValueError("no\x1b[2J")
+
+    monkeypatch.setattr(panels, "installed", lambda: {"made": made, "worse": broken})
+    fill(study)
+    folder = study.close()
+    report = build_report(folder)
+    page, words = (folder / "report.html").read_text(), (folder / "report.md").read_text()
+    assert "Rows &lt;b&gt;" in page and "&lt;script&gt;" in page and "<script" not in page and "<polyline" in page
+    assert "The panel failed: ValueError: no\\x1b[2J" in page and "\x1b" not in page + words
+    assert "Losses: train.loss: " in words and "[two](x)" not in words
+    assert len(report["runs"][0]["panels"]) == 4
+    before = (folder / "report.html").read_bytes()
+    build_report(folder)
+    assert (folder / "report.html").read_bytes() == before
