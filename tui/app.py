@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import time
 from pathlib import Path
 from typing import ClassVar
@@ -60,8 +61,10 @@ class Viewer(App[None]):
         self.theme = theme if theme in self.available_themes else "ctr-dark"
         self.catalog = Catalog(root)
         self._ticks = 0
+        self._terminal = False
 
     def on_mount(self) -> None:
+        self._terminal = not self.is_headless and os.isatty(0)
         self.catalog.scan(time.time(), time.monotonic(), 0.1)
         only = self.catalog.find(self.catalog.root)
         if only is not None:
@@ -75,6 +78,8 @@ class Viewer(App[None]):
 
     def _look(self) -> None:
         """Look at the folder and let the visible screen follow; a busy folder costs a bounded slice of each tick."""
+        if self._terminal and not os.isatty(0):
+            os._exit(129)  # the terminal is gone: nothing can be drawn or asked, and the driver would spin on its ruins
         self._ticks += 1
         changed = self._ticks % 2 == 0 and self.catalog.scan(time.time(), time.monotonic())
         if isinstance(self.screen, ViewerScreen) and self.screen.ready:

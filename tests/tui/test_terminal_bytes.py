@@ -183,3 +183,17 @@ def test_hostile_texts_send_no_control_sequence_of_their_own(tmp_path: Path) -> 
 def test_the_capture_would_see_an_escape_that_got_through() -> None:
     assert kinds(b"\x1b[31mred") < kinds(b"\x1b[31mred \x1b]0;title\x07") | kinds(b"\x1b[2J")
     assert HIDDEN.search("a\u202eb") and HIDDEN.search("\x9b")
+
+
+def test_a_viewer_whose_terminal_is_gone_ends(tmp_path: Path) -> None:
+    """A dropped connection: without a word from the terminal's owner, and without a signal."""
+    master, slave = pty.openpty()
+    code = f"from pathlib import Path; from ctr.tui.app import Viewer; Viewer(Path({str(tmp_path)!r})).run()"
+    process = subprocess.Popen([sys.executable, "-c", code], stdin=slave, stdout=slave, stderr=slave)
+    os.close(slave)
+    assert b"Quit" in _read(master, 15.0, until=b"Quit")
+    os.close(master)
+    try:
+        process.wait(timeout=15)
+    finally:
+        process.kill()
