@@ -89,7 +89,8 @@ def _threads(spec: StudySpec, folder: Path, kept: Mapping[str, Any], rows: Seque
     if type(before) is int and 0 < before <= MOST_THREADS:
         return before
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(used, default=max(1, cores // 2))  # where the index is lost, as the finished runs
+    begun = [row.threads for row in rows if row.threads is not None]
+    return min(begun, default=max(1, cores // 2))  # where the index is lost, as the runs that have begun
 
 
 def _planned(one: RunSpec, folder: Path, registry: Registry, seen: dict[str, Mapping[str, str]]) -> Planned:

@@ -96,11 +96,15 @@ def test_another_thread_count_is_refused_while_finished_runs_exist(study: Write,
     assert index(studies.run(two, tmp_path / "other"))["threads"] == 2  # nothing finished that it would not match
 
 
-def test_a_lost_index_does_not_lose_the_thread_count(study: Write, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("status", "then"), [("finished", "kept"), ("stopped", "stopped")])
+def test_a_lost_index_does_not_lose_the_thread_count(
+    study: Write, tmp_path: Path, ends: Ends, status: str, then: str
+) -> None:
+    ends.update(dict.fromkeys(ALL, (status, 0)))
     folder = studies.run(study({"threads: 1": "threads: 7"}), tmp_path / "runs").folder
     (folder / "study.json").unlink()
     again = studies.run(study({"  threads: 1\n": ""}), tmp_path / "runs")
-    assert index(again)["threads"] == 7 and set(outcomes(again).values()) == {"kept"}
+    assert index(again)["threads"] == 7 and set(outcomes(again).values()) == {then}
 
 
 # -------------------------------------------------------------------------------------------------------- damage
