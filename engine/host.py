@@ -17,6 +17,7 @@ import pluggy
 from .answers import CHECKS, Refused, terms_of
 from .errors import CtrError, GuardError, Interrupted, PluginError, SpecError, StorageError, guess
 from .hooks import PROJECT, EpochAdvice, Hooks, LossTerm, LrAdvice, Reset, hookimpl
+from .task import task_problem
 from .text import printable, slug_problem
 
 if TYPE_CHECKING:
@@ -93,9 +94,12 @@ def _load(point: EntryPoint, claimed_twice: bool) -> Found:
 def discover() -> Registry:
     """Return the installed plugins and tasks; loaded once a process, without torch."""
     registry = Registry()
-    for group, into in (("ctr.plugins", registry.plugins), ("ctr.tasks", registry.tasks)):
+    for group, into, judge in (
+        ("ctr.plugins", registry.plugins, plugin_problem),
+        ("ctr.tasks", registry.tasks, task_problem),
+    ):
         for found in find(group):
-            problem = found.error or (plugin_problem(found.value) if group == "ctr.plugins" else None)
+            problem = found.error or judge(found.value)
             if problem:
                 registry.broken[found.name] = problem
             else:

@@ -21,7 +21,7 @@ from .diagnose import culprit
 from .errors import GuardError, Interrupted, PluginError
 from .hooks import Reset
 from .probe import Evaluator, Probe, weights
-from .rundir import Heartbeat, RunDir, pending, write_json
+from .rundir import Heartbeat, RunDir, make_folder, pending, write_json
 from .seeding import mix, stream
 from .text import slug_problem
 
@@ -166,15 +166,23 @@ class Keeper:
     # ------------------------------------------------------------------------------------------- the guard
     def flagged(self, kernel: Any, plan: Any, micros: Any, first: int, rates: Any) -> GuardError:
         """Name the culprit of the step that was just flagged, and note the batch's items; nothing has moved."""
-        step = kernel.position.step
         text, ids = culprit(kernel, plan, micros, first, rates)
+        return self._stopped(kernel, plan, first, text, ids, _shown(rates))
+
+    def refused(self, kernel: Any, plan: Any, micros: Any, first: int, error: GuardError) -> GuardError:
+        """Say where a rate was refused that is no number on the host, and note the batch's items."""
+        ids = [item for batch in micros for item in batch.ids]
+        return self._stopped(kernel, plan, first, str(error), ids, None)
+
+    def _stopped(self, kernel: Any, plan: Any, first: int, text: str, ids: Any, rates: Any) -> GuardError:
+        step = kernel.position.step
         kernel.log.flush(flagged=step)
         self._restore_buffers(kernel)
         where = {"phase": plan.phase.name, "epoch": kernel.position.epoch, "micro": first, "step": step}
         folder = self._run.folder("nan")
-        folder.mkdir(exist_ok=True)
+        make_folder(folder)
         note = folder / f"{step}.json"
-        write_json(note, {**where, "culprit": text, "items": list(ids), "rates": _shown(rates)})
+        write_json(note, {**where, "culprit": text, "items": list(ids), "rates": rates})
         message = f"step {step} (phase {plan.phase.name}, epoch {where['epoch']}): not finite: {text}"
         return GuardError(
             f"{message}; nothing was updated; the batch's items are in nan/{note.name}", culprit=text, step=step

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from .combine import Rates, resolve_epoch, resolve_lr, resolve_reset, resolve_terms, same
+from .errors import GuardError
 from .events import Boundary, Epoch, Forward, Step
 from .optim import bare_step, direction
 from .seeding import mix, stream
@@ -71,7 +72,6 @@ class Kernel:
     remembered: dict[str, Tensor] = field(default_factory=dict)
     deltas: dict[str, dict[str, Tensor]] = field(default_factory=dict)
     matrix: Any = None
-    # made on the way
     optimizer: Any = field(default=None, init=False)
     rates: Any = field(default=None, init=False)
     used: Rates | None = field(default=None, init=False)  # of the step before, as the optimizer holds them
@@ -80,10 +80,9 @@ class Kernel:
         self.flag = torch.zeros((), device=self.device)
         self._one = torch.ones((), device=self.device)
         self._key = stream(self.seed, "forward")
-        cuda = self.device.type == "cuda"
-        index = self.device.index or 0
-        self._generator = torch.cuda.default_generators[index] if cuda else torch.default_generator
-        self._read_flag = self.device.type == "cpu"
+        kind, index = self.device.type, self.device.index or 0
+        self._generator = torch.cuda.default_generators[index] if kind == "cuda" else torch.default_generator
+        self._read_flag = kind == "cpu"
         self.recent: dict[int, tuple[int, int, Any]] = {}  # steps whose flag has not been read yet
 
     def run(self) -> None:
@@ -197,7 +196,10 @@ class Kernel:
             done = at.epoch + first / batches
             advice = hooks.schedule_lr(step=self.moment(Step, plan, done, base, *self._asides(grads, norm)))
         used = self.used
-        rates = used if used is not None and same(used, base, advice) else resolve_lr(base, advice)
+        try:
+            rates = used if used is not None and same(used, base, advice) else resolve_lr(base, advice)
+        except GuardError as error:
+            raise self.keeper.refused(self, plan, micros, first, error) from error
         if advice and rates is not used:
             totals += [rate.float().sqrt() for rate in rates.lr.values() if isinstance(rate, Tensor)]  # NaN if negative
         torch._amp_foreach_non_finite_check_and_unscale_([*grads, *totals], self.flag, self._one)
@@ -249,13 +251,11 @@ class Kernel:
 
     def _asides(self, grads: list[Tensor], norm: Tensor | None) -> tuple[Callable[[], Any], Callable[[], Any], Any]:
         """Return what a step offers to whoever asks: the norm before clipping, the direction, the adapter's factors."""
-        factors = self.adapter.factors if self.adapter else ()
         norm_of = lambda: torch.nn.utils.get_total_norm(grads) if norm is None else norm  # noqa: E731
-        return norm_of, partial(direction, self.optimizer), factors
+        return norm_of, partial(direction, self.optimizer), self.adapter.factors if self.adapter else ()
 
     def _boundary(self, kind: str, plan: Plan, epoch: int, slots: Sequence[int] = ()) -> None:
-        at = self.position
-        answer = None
+        at, answer = self.position, None
         if self.hooks.adapter_reset is not None:
             self.hooks.reseed(at.phase, max(epoch, 0), at.micro, 1)
             event = self.moment(Boundary, plan, kind, at.phase if kind == "phase" else max(epoch, 0), slots)

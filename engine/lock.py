@@ -22,7 +22,8 @@ from .status import Status
 from .storage import TEMPORARY, make_folder, read_bytes, storage_error, sweep, write_new
 from .text import printable
 
-_STAGING = (".", "checkpoints", "snapshots", "adapters", "nan", "data")
+_STAGING = ("checkpoints", "nan", "snapshots", "adapters", "data")
+_BY_NAME = ("snapshots", "adapters", "data")  # each holds a folder per slug or phase, and files are staged in those
 _PATIENCE = 5.0
 
 
@@ -120,7 +121,8 @@ class Lock:
                     before = _displace(folder, path, me, take_over)
         except OSError as error:
             raise storage_error(path, "the run folder cannot be locked", error) from error
-        sweep(*(folder / name for name in _STAGING))
+        by_name = [inner for name in _BY_NAME for inner in (folder / name).glob("*/")]
+        sweep(folder, *(folder / name for name in _STAGING), *by_name)
         return cls(path, me, before)
 
     def held(self) -> bool:

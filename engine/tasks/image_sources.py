@@ -57,7 +57,12 @@ def _read_npz(path: Path) -> Source:
     if not path.is_file():
         text = f"{path.absolute()}: no such file; data.path must be an .npz file with {', '.join(NPZ_ARRAYS)}"
         raise DataError(f"{text}, and is seen from the folder where ctr is run")
-    if not zipfile.is_zipfile(path):
+    try:
+        with path.open("rb") as file:
+            zipped = zipfile.is_zipfile(file)
+    except OSError as error:  # `is_zipfile` of a path answers False where the disk refuses
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
+    if not zipped:
         text = f"{path}: is not an .npz archive, or is cut short"
         raise DataError(f"{text}; save it by numpy.savez with {', '.join(NPZ_ARRAYS)}")
     try:

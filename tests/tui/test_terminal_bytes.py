@@ -18,6 +18,7 @@ import sys
 import termios
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import orjson
@@ -58,7 +59,7 @@ def nasty(tag: str) -> str:
     return HOSTILE.replace("{}", tag)
 
 
-def capture(root: Path, keys: list[bytes], size: tuple[int, int] = (160, 50)) -> bytes:
+def capture(root: Path, keys: list[bytes], size: tuple[int, int] = (160, 50), patience: int = 1) -> bytes:
     """Run the viewer on a pseudo-terminal, press keys, and return every byte it sent."""
     master, slave = pty.openpty()
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", size[1], size[0], 0, 0))
@@ -70,7 +71,7 @@ def capture(root: Path, keys: list[bytes], size: tuple[int, int] = (160, 50)) ->
     out = _read(master, 8.0, until=b"Quit")
     for key in keys:
         os.write(master, key)
-        out += _read(master, 2.0)
+        out += _read(master, 2.0 * patience, still=3 * patience)
     out += _read(master, 5.0, process=process)
     process.kill()
     process.wait()
@@ -78,7 +79,9 @@ def capture(root: Path, keys: list[bytes], size: tuple[int, int] = (160, 50)) ->
     return out
 
 
-def _read(master: int, seconds: float, until: bytes = b"", process: subprocess.Popen[bytes] | None = None) -> bytes:
+def _read(
+    master: int, seconds: float, until: bytes = b"", process: subprocess.Popen[bytes] | None = None, still: int = 3
+) -> bytes:
     """Read for `seconds`, or until the bytes come, or the process ends, or nothing has come for a moment."""
     out, end, quiet = b"", time.monotonic() + seconds, 0
     poll = select.poll()  # select takes no descriptor above 1023, and a large session has some
@@ -93,7 +96,7 @@ def _read(master: int, seconds: float, until: bytes = b"", process: subprocess.P
                 return out
         elif process is not None and process.poll() is not None:
             return out
-        elif out and not until and process is None and quiet >= 3:
+        elif out and not until and process is None and quiet >= still:
             return out
         if until and until in out:
             until = b""
@@ -168,15 +171,18 @@ SHOWN = "STUDY ARM QUESTION DOING OWNER REGIME MARK WHY WARNING KIND TEXT WHO SP
 
 def test_hostile_texts_send_no_control_sequence_of_their_own(tmp_path: Path) -> None:
     roots = [folder(tmp_path / "good", hostile=False), folder(tmp_path / "bad", hostile=True)]
-    with ThreadPoolExecutor(2) as both:
-        good, out = both.map(lambda root: capture(root, KEYS), roots)
-    for captured in (good, out):
-        assert b"Traceback" not in captured, captured[-3000:].decode(errors="replace")
-    allowed = kinds(good)
+    for patience in (1, 4, 10):  # a loaded machine paints late; what was captured is judged each time
+        with ThreadPoolExecutor(2) as both:
+            good, out = both.map(partial(capture, keys=KEYS, patience=patience), roots)
+        for captured in (good, out):
+            assert b"Traceback" not in captured, captured[-3000:].decode(errors="replace")
+        allowed = kinds(good)
+        text = SEQUENCE.sub(b"", out).decode("utf-8", errors="replace")
+        assert not HIDDEN.search(text), HIDDEN.findall(text)[:5]
+        missing = [tag for tag in SHOWN if f"\\x1b]0;{tag}" not in text]
+        if not missing and kinds(out) <= allowed:
+            break
     assert kinds(out) <= allowed, sorted(kinds(out) - allowed)
-    text = SEQUENCE.sub(b"", out).decode("utf-8")
-    assert not HIDDEN.search(text), HIDDEN.findall(text)[:5]
-    missing = [tag for tag in SHOWN if f"\\x1b]0;{tag}" not in text]
     assert not missing, f"never on the screen, so nothing was shown about them: {missing}"
 
 
