@@ -67,10 +67,13 @@ def build(run: Any, folder: Path, registry: Registry, sources: Mapping[str, Path
     tasks = {name: registry.tasks[entry.kind](entry.config, context) for name, entry in run.tasks.items()}
     module = _module(run, tasks, device)
     host, needs = _plugins(run, registry, sources, device, tasks)
-    plans = [_plan(index, phase, tasks[phase.task], module) for index, phase in enumerate(run.phases)]
+    adapter = _adapter(tasks, module)
+    plans = [
+        _plan(index, phase, tasks[phase.task], module, adapter is not None) for index, phase in enumerate(run.phases)
+    ]
     trains = {phase.name: phase.task for phase in run.phases}
     matrix = Matrix(tasks=list(tasks), metric="loss", better="lower", phases=trains)
-    return Built(plans, tasks, module, host, _adapter(tasks, module), matrix, device, needs)
+    return Built(plans, tasks, module, host, adapter, matrix, device, needs)
 
 
 def _module(run: Any, tasks: Mapping[str, Any], device: torch.device) -> torch.nn.Module:
@@ -79,7 +82,7 @@ def _module(run: Any, tasks: Mapping[str, Any], device: torch.device) -> torch.n
     module: torch.nn.Module | None = None
     for task in tasks.values():
         if module is None:
-            module = task.build(run.model, None, generator)
+            module = task.build(run.model, run.adapter, generator)
         else:
             task.share(module)
     assert module is not None
@@ -137,9 +140,16 @@ def _check_needs(plugin: str, what: str, tasks: Mapping[str, Any]) -> None:
             raise PluginError(f"plugin {plugin} needs {what}, but task {name} provides {has}", plugin=plugin)
 
 
-def _plan(index: int, phase: Any, task: Any, module: torch.nn.Module) -> Plan:
-    about = Phase(phase.name, index, phase.train.epochs, phase.train.micro_batch, phase.train.epoch_batches)
-    return Plan(about, task, phase.train, phase.adapter == "fresh", partial(open_phase, phase, task, module))
+def _plan(index: int, phase: Any, task: Any, module: torch.nn.Module, has_adapter: bool) -> Plan:
+    train, adapts = phase.train, phase.trains == "adapter"
+    about = Phase(
+        phase.name, index, train.epochs, train.micro_batch, train.epoch_batches,
+        seed=phase.seed, adapts=adapts, bf16=train.precision == "bf16",
+        checkpointing=train.gradient_checkpointing, compile=train.compile,
+    )  # fmt: skip
+    fresh = phase.adapter == "fresh" and (adapts or not has_adapter)
+    opening = partial(open_phase, phase, task, module)
+    return Plan(about, task, train, fresh, opening, silent=phase.plugins == "none")
 
 
 def open_phase(phase: Any, task: Any, module: torch.nn.Module, before: Any) -> tuple[Any, Rates]:

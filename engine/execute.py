@@ -155,7 +155,7 @@ def _prepare(
         after_update=after_update,
     )  # fmt: skip
     kernel = Kernel(
-        plans=built.plans, tasks=built.tasks, module=built.module, hooks=built.host, log=None, keeper=keeper,
+        plans=built.plans, tasks=built.tasks, module=built.module, host=built.host, log=None, keeper=keeper,
         seed=spec.seed, device=built.device, needs=built.needs, adapter=built.adapter, matrix=built.matrix,
     )  # fmt: skip
     offsets = np.cumsum([0, *(plan.train.epochs for plan in built.plans)]).tolist()
@@ -227,7 +227,7 @@ def _write_provenance(order: Order, run: RunDir, built: Built) -> None:
         "identity": order.identity,
         "fingerprints": dict(order.fingerprints),
         "hashes": {
-            "weights": digest(resume.trained(built.module)),
+            "weights": digest(built.module.state_dict()),
             "data_order": order_hash.hexdigest(),
             "evaluation_items": item_hash.hexdigest(),
         },

@@ -88,3 +88,9 @@ class Hooks:
     @hookspec
     def on_epoch_end(self, epoch: Epoch) -> EpochAdvice | None:
         """At kind `start`, `epoch`, `phase` and `run`: look, log, advise."""
+
+
+class Silence:
+    """The hooks of a phase in which no plugin is asked."""
+
+    plugins = extra_loss = schedule_lr = adapter_reset = on_epoch_end = None

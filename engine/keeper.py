@@ -240,9 +240,10 @@ class Keeper:
 
     def reset(self, kernel: Any, kind: str, answer: tuple[str, Reset] | None, slots: Sequence[int]) -> Any:
         """Reset the adapter as its owner says, or as the boundary's kind does when nobody answers."""
-        if kernel.adapter is None:
+        adapter = kernel.adapter if kernel.optimizer is None else kernel.active
+        if adapter is None:
             if answer is not None:
-                text = f"plugin {answer[0]} answered adapter_reset at boundary {kind}, but this run trains no adapter"
+                text = f"plugin {answer[0]} answered adapter_reset at boundary {kind}, but no adapter is trained there"
                 raise PluginError(text, plugin=answer[0], hook="adapter_reset", step=kernel.position.step)
             return None
         if answer is None and (kind not in ("phase", "document")):
@@ -251,7 +252,7 @@ class Keeper:
         at = kernel.position
         key = mix(stream(kernel.seed, "adapter"), at.phase, at.epoch, at.micro)
         generator = torch.Generator(device=kernel.device).manual_seed(key)
-        return {"owner": owner, **kernel.adapter.reset(reset, generator, kernel.optimizer)}
+        return {"owner": owner, **adapter.reset(reset, generator, kernel.optimizer)}
 
     def save(self, kernel: Any, kind: str, plan: Any, saves: Mapping[str, str]) -> None:
         """Write the snapshots that plugins ask for, and keep `selected` by the study's own metric."""

@@ -7,6 +7,7 @@ snapshots, requests), an adapter, and one plan for each phase.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -16,28 +17,13 @@ from torch import Tensor
 
 from .combine import Rates, resolve_epoch, resolve_lr, resolve_reset, resolve_terms, same
 from .errors import GuardError
-from .events import Boundary, Epoch, Forward, Step
+from .events import Boundary, Epoch, Forward, Position, Step
+from .hooks import Silence
 from .optim import bare_step, direction
 from .seeding import mix, stream
 from .task import Batch, Evaluation, Needs, Phase, Task
 
 KINDS = ("start", "epoch", "phase", "run")
-
-
-@dataclass
-class Position:
-    """Where a run stands, between two updates. `stage` is what comes next.
-
-    `start` reset and first evaluation · `phase` begin it · `train` its epochs · `evaluate` the epoch just trained ·
-    `run` the closing moment · `done`.
-    """
-
-    stage: str = "start"
-    phase: int = 0
-    epoch: int = 0
-    micro: int = 0
-    step: int = 0
-    bounded: int = 0  # the step at which the last boundary of kind `steps` fired
 
 
 @dataclass
@@ -49,6 +35,7 @@ class Plan:
     train: Any
     fresh_adapter: bool
     open: Callable[[Any], tuple[Any, Any]]  # optimizer of the phase before, or None -> optimizer, base rates
+    silent: bool = False
 
 
 @dataclass
@@ -58,7 +45,7 @@ class Kernel:
     plans: Sequence[Plan]
     tasks: Mapping[str, Task]
     module: torch.nn.Module
-    hooks: Any
+    host: Any
     log: Any
     keeper: Any
     seed: int
@@ -71,6 +58,7 @@ class Kernel:
     evaluations: dict[str, Evaluation] = field(default_factory=dict)
     remembered: dict[str, Tensor] = field(default_factory=dict)
     deltas: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+    moved: set[str] = field(default_factory=set)  # what any phase so far has trained, by name
     matrix: Any = None
     optimizer: Any = field(default=None, init=False)
     rates: Any = field(default=None, init=False)
@@ -79,7 +67,7 @@ class Kernel:
     def __post_init__(self) -> None:
         self.flag = torch.zeros((), device=self.device)
         self._one = torch.ones((), device=self.device)
-        self._key = stream(self.seed, "forward")
+        self.hooks: Any = Silence if self.plans[0].silent else self.host
         kind, index = self.device.type, self.device.index or 0
         self._generator = torch.cuda.default_generators[index] if kind == "cuda" else torch.default_generator
         self._read_flag = kind == "cpu"
@@ -94,6 +82,7 @@ class Kernel:
             self._run_phase(self.plans[at.phase])
         if at.stage == "run":
             self.keeper.finish(self)
+            self.hooks = self.host
             self._ask("run", self.plans[-1], None)
             at.stage = "done"
 
@@ -103,6 +92,11 @@ class Kernel:
         self.optimizer, self.rates = plan.open(self.optimizer)
         self.used, self.update = None, bare_step(self.optimizer)
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        self.moved |= {name for name, p in self.module.named_parameters() if p.requires_grad}
+        self.hooks = Silence if plan.silent else self.host
+        self.active = self.adapter if plan.phase.adapts else None
+        self.cast = torch.autocast(self.device.type, torch.bfloat16) if plan.phase.bf16 else nullcontext()
+        self._key = stream(self.seed if plan.phase.seed is None else plan.phase.seed, "forward")
         if not self._read_flag:
             self.optimizer.found_inf, self.optimizer.grad_scale = self.flag, None
 
@@ -120,7 +114,10 @@ class Kernel:
         if at.stage == "phase":
             if plan.fresh_adapter:
                 self._boundary("phase", plan, at.epoch)
-            self.remembered = self.adapter.snapshot() if self.adapter else {}
+            self.remembered = self.active.snapshot() if self.active else {}
+            if at.phase and not plan.silent and all(before.silent for before in self.plans[: at.phase]):
+                self.evaluations = {"val": plan.task.evaluate(self.module, "val")}
+                self._ask("start", None, None)
             at.stage = "train"
         while at.epoch < plan.train.epochs:
             if at.stage == "train":
@@ -140,8 +137,8 @@ class Kernel:
 
     def _end_phase(self, plan: Plan) -> None:
         at = self.position
-        if self.adapter:
-            now = self.adapter.snapshot()
+        if self.active:
+            now = self.active.snapshot()
             self.deltas[plan.phase.name] = {name: now[name] - then for name, then in self.remembered.items()}
         self._matrix_row(plan.phase.name, plan)
         self._ask("phase", plan, None)
@@ -225,12 +222,13 @@ class Kernel:
                 loss = plan.task.forward(self.module, batch, self.needs).loss
             self.log.micro(loss, None, 0)
             return loss
-        outputs = plan.task.forward(self.module, batch, self.needs)
-        loss = total = outputs.loss
-        if self.hooks.extra_loss is not None:
-            terms = self.hooks.extra_loss(forward=self.moment(Forward, plan, outputs, batch))
-            total = resolve_terms(loss, terms)
-            self.log.terms(at.step, terms, batch.count / count)
+        with self.cast:
+            outputs = plan.task.forward(self.module, batch, {} if plan.silent else self.needs)
+            loss = total = outputs.loss
+            if self.hooks.extra_loss is not None:
+                terms = self.hooks.extra_loss(forward=self.moment(Forward, plan, outputs, batch))
+                total = resolve_terms(loss, terms)
+                self.log.terms(at.step, terms, batch.count / count)
         share = batch.count / count
         whole = total if share == 1 else total * share
         torch.autograd.backward(whole, self._one if whole.dtype == torch.float32 else None)
@@ -252,7 +250,7 @@ class Kernel:
     def _asides(self, grads: list[Tensor], norm: Tensor | None) -> tuple[Callable[[], Any], Callable[[], Any], Any]:
         """Return what a step offers to whoever asks: the norm before clipping, the direction, the adapter's factors."""
         norm_of = lambda: torch.nn.utils.get_total_norm(grads) if norm is None else norm  # noqa: E731
-        return norm_of, partial(direction, self.optimizer), self.adapter.factors if self.adapter else ()
+        return norm_of, partial(direction, self.optimizer), self.active.factors if self.active else ()
 
     def _boundary(self, kind: str, plan: Plan, epoch: int, slots: Sequence[int] = ()) -> None:
         at, answer = self.position, None
@@ -267,7 +265,7 @@ class Kernel:
 
     def _ask(self, kind: str, plan: Plan | None, train: Any) -> dict[str, Any]:
         at = self.position
-        shown = plan or self.plans[0]
+        shown = plan or self.plans[at.phase]
         spec_accum = shown.train.grad_accum
         now = self.asked_accum or spec_accum
         self.log.evaluations(at.step, self.evaluations if kind in ("start", "epoch") else {})

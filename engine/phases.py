@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -19,9 +19,18 @@ class PhaseEntry(Settings):
 
     name: str | None = Field(default=None, description="name of the phase; null takes the task's")
     task: str = Field(description="the task trained on; one of `tasks`")
-    trains: Literal["all", "adapter"] = Field(default="all", description="train all weights, or the adapter alone")
+    trains: Literal["all", "adapter"] | None = Field(
+        default=None,
+        description="train all weights (an adapter stands aside) or the adapter alone; null: the adapter if any",
+    )
     adapter: Literal["fresh", "continued"] = Field(
         default="fresh", description="begin with a new adapter, or go on with it"
+    )
+    plugins: Literal["all", "none"] = Field(
+        default="all", description="none: no plugin is asked in this phase, as while a base is trained for all arms"
+    )
+    seed: Annotated[int, Field(ge=0, le=2**63 - 1)] | None = Field(
+        default=None, description="draw this phase's data order and dropout from this seed; null: from the run's"
     )
     moments: Literal["clear", "keep"] = Field(
         default="clear", description="begin with a new optimizer, or keep its memory"
@@ -36,16 +45,18 @@ class PhaseSpec(Resolved):
     task: str
     trains: Literal["all", "adapter"]
     adapter: Literal["fresh", "continued"]
+    plugins: Literal["all", "none"]
+    seed: int | None = None
     moments: Literal["clear", "keep"]
     train: TrainSpec
 
 
-def read_phases(tree: Node, adapters: Mapping[str, bool], checker: Checker, resolved: bool) -> list[PhaseSpec]:
+def read_phases(tree: Node, adapter: bool, checker: Checker, resolved: bool) -> list[PhaseSpec]:
     """Return the phases of a run's tree, each with all its settings; one phase over all where none is named.
 
-    `adapters` says of each task that could be read whether it has an adapter. In a `resolved` tree every phase holds
-    the settings of the whole study too.
+    `adapter` says whether the run has one. In a `resolved` tree every phase holds the settings of the whole study too.
     """
+    trains: Literal["all", "adapter"] = "adapter" if adapter else "all"
     tasks = tree.mapping["tasks"].mapping if "tasks" in tree.mapping else {}
     node = tree.mapping.get("phases")
     if node is None:
@@ -56,7 +67,7 @@ def read_phases(tree: Node, adapters: Mapping[str, bool], checker: Checker, reso
         name = next(iter(tasks), "main")
         if train is None:
             return []
-        return [PhaseSpec(name=name, task=name, trains="all", adapter="fresh", moments="clear", train=train)]
+        return [_phase(PhaseEntry(task=name), name, trains, train)]
     if not node.items:
         checker.add(node.problem(f"must be a list of one or more phases, given {shown(node.data)}"))
         return []
@@ -67,12 +78,16 @@ def read_phases(tree: Node, adapters: Mapping[str, bool], checker: Checker, reso
             check_matched(item.mapping.get("train"), checker)
         train = _train(tree, item.mapping.get("train"), checker)
         if entry is not None and train is not None:
-            about = entry.model_dump(exclude={"name", "train"})
             name = entry.name or _fresh_name(entry.task, [phase.name for phase in found])
-            found.append(PhaseSpec(name=name, train=train, **about))
+            found.append(_phase(entry, name, trains, train))
             _check_name(item, found, tasks, checker)
-            _check_start(item, index, found, adapters, checker)
+            _check_start(item, index, found, adapter, checker)
     return found
+
+
+def _phase(entry: PhaseEntry, name: str, trains: Literal["all", "adapter"], train: TrainSpec) -> PhaseSpec:
+    about = entry.model_dump(exclude={"name", "train", "trains"})
+    return PhaseSpec(name=name, trains=entry.trains or trains, train=train, **about)
 
 
 def _fresh_name(task: str, taken: list[str]) -> str:
@@ -107,13 +122,13 @@ def _check_name(item: Node, phases: list[PhaseSpec], tasks: Mapping[str, Node], 
         checker.add(at["task"].problem(unknown(phase.task, tasks, "task")))
 
 
-def _check_start(
-    item: Node, index: int, phases: list[PhaseSpec], adapters: Mapping[str, bool], checker: Checker
-) -> None:
+def _check_start(item: Node, index: int, phases: list[PhaseSpec], adapter: bool, checker: Checker) -> None:
     phase, at = phases[-1], item.mapping
-    if phase.trains == "adapter" and not adapters.get(phase.task, True):
-        checker.add(at["trains"].problem(f"task {phase.task} has no adapter; use all"))
-    if phase.adapter == "continued" and index == 0:
+    if phase.trains == "adapter" and not adapter:
+        checker.add(at["trains"].problem("the run has no adapter; use all, or add one: adapter: {kind: lora, ...}"))
+    if phase.adapter == "continued" and adapter and all(earlier.trains == "all" for earlier in phases[:-1]):
+        checker.add(at["adapter"].problem("no phase before this one has an adapter to go on with"))
+    elif phase.adapter == "continued" and index == 0:
         checker.add(at["adapter"].problem("the first phase has no adapter to go on with"))
     if phase.moments == "keep" and index == 0:
         checker.add(at["moments"].problem("the first phase has no optimizer whose memory it could keep"))

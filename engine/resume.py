@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -23,9 +23,13 @@ class Captured:
     record: dict[str, Any]
 
 
-def trained(module: torch.nn.Module) -> dict[str, Tensor]:
-    """Return trained parameters and buffers by name, aliases of tied weights included; what is frozen stays out."""
-    frozen = {name for name, p in module.named_parameters(remove_duplicate=False) if not p.requires_grad}
+def trained(module: torch.nn.Module, moved: Collection[str] = ()) -> dict[str, Tensor]:
+    """Return trained parameters and buffers by name, aliases of tied weights included; what is frozen stays out.
+
+    `moved` names what an earlier phase trained: frozen now, and yet not what the model was built with.
+    """
+    gone = {id(p) for name, p in module.named_parameters() if not (p.requires_grad or name in moved)}
+    frozen = {name for name, p in module.named_parameters(remove_duplicate=False) if id(p) in gone}
     return {name: value for name, value in module.state_dict().items() if name not in frozen}
 
 
@@ -44,7 +48,7 @@ def capture(kernel: Any, keeper: Any) -> Captured:
     state = {
         "optimizer": optimizer_state(kernel.optimizer, names(kernel.module)) if kernel.optimizer else {},
         "tasks": {name: dict(task.state()) for name, task in kernel.tasks.items()},
-        "plugins": kernel.hooks.state(),
+        "plugins": kernel.host.state(),
         "remembered": kernel.remembered,
         "deltas": kernel.deltas,
         "adapter_start": kernel.adapter.start if kernel.adapter else {},
@@ -55,13 +59,14 @@ def capture(kernel: Any, keeper: Any) -> Captured:
         "state": tree,
         "position": asdict(kernel.position),
         "asked_accum": kernel.asked_accum,
+        "moved": sorted(kernel.moved),
         "matrix": kernel.matrix.document() if kernel.matrix is not None else None,
         "recorder": kernel.log.memory(),
         "best": keeper.best,
         "series": kernel.log.series.lengths(),
         "events": kernel.log.events.seq,
     }
-    own = {f"module/{name}": value for name, value in trained(kernel.module).items()}
+    own = {f"module/{name}": value for name, value in trained(kernel.module, kernel.moved).items()}
     return Captured({**own, **{f"state/{name}": value for name, value in tensors.items()}}, record)
 
 
@@ -84,7 +89,7 @@ def reinstate(kernel: Any, keeper: Any, loaded: Any) -> None:
     state = join_state(record["state"], held)
     for name, value in record["position"].items():
         setattr(kernel.position, name, value)
-    kernel.asked_accum = record["asked_accum"]
+    kernel.asked_accum, kernel.moved = record["asked_accum"], set(record["moved"])
     kernel.remembered, kernel.deltas = state["remembered"], state["deltas"]
     kernel.evaluations = {split: _unpacked(split, one) for split, one in state["evaluations"].items()}
     if kernel.adapter:
@@ -99,7 +104,7 @@ def reinstate(kernel: Any, keeper: Any, loaded: Any) -> None:
         restore_optimizer(kernel.optimizer, state["optimizer"], names(kernel.module))
     for name, task in kernel.tasks.items():
         task.restore(state["tasks"].get(name, {}))
-    kernel.hooks.restore(state["plugins"])
+    kernel.host.restore(state["plugins"])
     kernel.log.restore(record["recorder"])
     keeper.best = record["best"]
 

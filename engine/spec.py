@@ -42,6 +42,7 @@ class RunSpec(Resolved):
     seed: int
     point: dict[str, Any]
     model: Any
+    adapter: Any
     tasks: dict[str, TaskEntry]
     phases: tuple[PhaseSpec, ...]
     plugins: dict[str, Any]
@@ -74,6 +75,7 @@ class RunSpec(Resolved):
             **head,
             "point": dict(self.point),
             "model": _plain(self.model),
+            "adapter": _plain(self.adapter),
             "tasks": tasks,
             "phases": [_plain(phase) for phase in self.phases],
             "plugins": {name: _plain(config) for name, config in self.plugins.items()},
@@ -101,6 +103,7 @@ class RunSpec(Resolved):
             **about,
             point=point,
             model=made.model,
+            adapter=made.adapter,
             tasks=dict(made.tasks),
             phases=made.phases,
             plugins=dict(made.plugins),
@@ -112,9 +115,7 @@ class RunSpec(Resolved):
         `fingerprints` are the data's, `refs` the identities of the runs that plugins read. Names of study and arms,
         seed lists, contrasts, the question, log and checkpoint cadence and threads are not in it.
         """
-        content = {
-            key: value for key, value in self.document().items() if key in ("model", "tasks", "phases", "plugins")
-        }
+        content = {key: value for key, value in self.document().items() if key in _DECIDES}
         for phase in content["phases"]:
             phase["train"] = {key: value for key, value in phase["train"].items() if key not in ("device", "threads")}
         for plugin in refs:
@@ -127,6 +128,7 @@ class RunSpec(Resolved):
         return hashlib.sha256(text.encode()).hexdigest()
 
 
+_DECIDES = ("model", "adapter", "tasks", "phases", "plugins")
 _HEAD: Mapping[str, Any] = {
     name: RunSpec.model_fields[name].annotation
     for name in ("study", "question", "arm", "seed", "select", "log", "checkpoint")
@@ -161,8 +163,8 @@ class StudySpec(Resolved):
     def _run(self, made: Treatment, seed: int) -> RunSpec:
         return RunSpec(
             study=self.study, question=self.question, arm=made.arm, seed=seed, point=dict(made.point), model=made.model,
-            tasks=dict(made.tasks), phases=made.phases, plugins=dict(made.plugins), select=self.select, log=self.log,
-            checkpoint=self.checkpoint,
+            adapter=made.adapter, tasks=dict(made.tasks), phases=made.phases, plugins=dict(made.plugins),
+            select=self.select, log=self.log, checkpoint=self.checkpoint,
         )  # fmt: skip
 
     def text(self) -> str:

@@ -101,6 +101,11 @@ def _run_parts(registry: Registry, found: _Definitions) -> dict[str, Any]:
     models = [
         found.add(f"model:{name}", getattr(kind, "Model", NoConfig)) for name, kind in sorted(registry.tasks.items())
     ]
+    adapters = [
+        found.add(f"adapter:{name}", kind.Adapter)
+        for name, kind in sorted(registry.tasks.items())
+        if hasattr(kind, "Adapter")
+    ]
     plugins = {name: _plugin(name, kind, found) for name, kind in sorted(registry.plugins.items())}
     phase = found.add("phase", PhaseEntry)
     found.all["train_of_phase"] = {"$ref": _DEFS + "train_of_arm"}
@@ -109,6 +114,7 @@ def _run_parts(registry: Registry, found: _Definitions) -> dict[str, Any]:
     task = {"$ref": _DEFS + "task"}
     return {
         "model": {"anyOf": models},
+        "adapter": {"anyOf": adapters} if adapters else {},
         "task": task,
         "tasks": _mapping({}, more=_or_null(task)),
         "train": train,

@@ -96,6 +96,7 @@ class ArmFile(BaseModel):
     """One treatment: what differs from the study. Mappings merge, lists and scalars replace, null removes."""
 
     model: Any = Field(default=None, description="the model; the first task says which it can build")
+    adapter: Any = Field(default=None, description="trainable factors beside frozen weights, such as {kind: lora}")
     task: Any = Field(default=None, description="what is trained on; short for tasks: {main: ...}")
     tasks: Any = Field(default=None, description="what is trained on, by name; needs phases where there are several")
     train: Any = Field(default=None, description="how to train")

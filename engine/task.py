@@ -109,20 +109,31 @@ class Context:
 
 @dataclass(frozen=True)
 class Phase:
-    """A stretch of a run on one task; an epoch is a full pass, or `epoch_batches` micro-batches."""
+    """A stretch of a run on one task; an epoch is a full pass, or `epoch_batches` micro-batches.
+
+    `seed` is what its data order is drawn from where that is not the run's. `adapts` says that the adapter alone is trained;
+    otherwise all weights are, and an adapter stands aside.
+    """
 
     name: str
     index: int
     epochs: int
     micro_batch: int
     epoch_batches: int | None = None
+    seed: int | None = None
+    adapts: bool = False
+    checkpointing: bool = False
+    compile: bool = False
+    bf16: bool = False
 
 
 class Task(Protocol):
     """A source of batches and the model they train. `Config` are its settings, `Model` the models it can build.
 
     A class may have a classmethod `splits(config) -> set[str]` that names the splits to evaluate on; then a study that
-    selects on another one is refused before anything is trained.
+    selects on another one is refused before anything is trained. A class whose models take an adapter has the settings
+    `Adapter` and a method `adapter(module) -> Adapter | None`. A class whose models come from files has a static method
+    `model_fingerprints(model) -> Mapping[str, str]`.
     """
 
     Config: ClassVar[type[BaseModel]]

@@ -150,6 +150,14 @@ class TrainSpec(Settings):
     clip_norm: Annotated[float, Field(gt=0, le=1e9)] | None = Field(
         default=None, description="largest norm of a gradient; null for no clipping"
     )
+    precision: Literal["fp32", "bf16"] = Field(
+        default="fp32",
+        description="bf16: autocast around forward and terms in training; weights, moments and evaluations stay fp32",
+    )
+    gradient_checkpointing: bool = Field(
+        default=False, description="recompute activations in the backward pass: less memory, about a third more time"
+    )
+    compile: bool = Field(default=False, description="compile the model with torch.compile; needs determinism: fast")
     reset_at: tuple[Moment, ...] = Field(
         default=(), max_length=100, description="boundaries inside a phase at which a plugin may reset the adapter"
     )

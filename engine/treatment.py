@@ -44,6 +44,7 @@ class Treatment:
     arm: str
     point: Mapping[str, Any]
     model: Any
+    adapter: Any
     tasks: Mapping[str, TaskEntry]
     phases: tuple[PhaseSpec, ...]
     plugins: Mapping[str, Any]
@@ -69,10 +70,26 @@ def read_treatment(
         checker.add(missing(tree, "model", "what is trained, such as {kind: small_resnet, width: 8}"))
     elif first is not None:
         model = checker.check(getattr(first, "Model", NoConfig), tree.mapping["model"], f"task class {first.__name__}")
-    adapters = {name: hasattr(registry.tasks[entry.kind], "adapter") for name, entry in tasks.items()}
-    phases = read_phases(tree, adapters, checker, resolved)
+    adapter = _adapter(tree, first, checker)
+    phases = read_phases(tree, _given(tree) is not None, checker, resolved)
     plugins = _plugins(tree, registry, checker)
-    return Treatment(arm, point, model, tasks, tuple(phases), plugins, tree)
+    return Treatment(arm, point, model, adapter, tasks, tuple(phases), plugins, tree)
+
+
+def _adapter(tree: Node, first: Any, checker: Checker) -> Any:
+    """Return the validated settings of the run's adapter, None where it has none."""
+    node = _given(tree)
+    if node is None or first is None:
+        return None
+    if not hasattr(first, "Adapter"):
+        checker.add(node.problem("the models of this task take no adapter; remove it", at_key=True))
+        return None
+    return checker.check(first.Adapter, node, f"task class {first.__name__}")
+
+
+def _given(tree: Node) -> Node | None:
+    node = tree.mapping.get("adapter")
+    return None if node is None or node.value is None else node
 
 
 def _tasks(tree: Node, registry: Registry, checker: Checker) -> tuple[dict[str, TaskEntry], Any]:

@@ -98,7 +98,7 @@ class ImageClassification:
             self._passes = self._new_passes(phase.micro_batch)
             self._check()
         self._epoch_batches = phase.epoch_batches
-        self._passes.begin(self._context.seed, phase.index)
+        self._passes.begin(self._context.seed if phase.seed is None else phase.seed, phase.index)
 
     def batches(self, epoch: int) -> int:
         return self._epoch_batches or self._passes.per_pass

@@ -57,10 +57,11 @@ class Pictures:
         name: str
 
     Model = Annotated[Net | Named, Field(discriminator="kind")]
-    metrics = {"accuracy": Metric("%", "higher")}
 
-    def adapter(self, module: Any) -> Any:
-        return None
+    class Adapter(Strict):
+        rank: int = Field(ge=1)
+
+    metrics = {"accuracy": Metric("%", "higher")}
 
 
 class Words:

@@ -7,6 +7,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -276,7 +277,7 @@ def test_a_reset_without_an_adapter_is_refused(tmp_path: Path) -> None:
         def adapter_reset(self) -> Reset:
             return Reset()
 
-    with pytest.raises(PluginError, match="plugin w answered adapter_reset at boundary run, but this run trains no"):
+    with pytest.raises(PluginError, match="plugin w answered adapter_reset at boundary run, but no adapter is"):
         make(tmp_path, {"w": Warm()}).run()
 
 
@@ -631,3 +632,63 @@ def test_a_batch_that_is_only_scored_poisons_no_sum_and_fires_no_boundary_twice(
     assert [row for row in seen if row[0] == "steps"] == [("steps", 2)]
     told = next(r for r in read_events(tmp_path) if r["event"] == "epoch" and r["kind"] == "epoch")
     assert math.isfinite(told["train"]["loss"])
+
+
+# ------------------------------------------------------------------------------------------------- silent phases
+class Watcher:
+    """Notes every moment at which it is asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, Any, int]] = []
+
+    @hookimpl
+    def schedule_lr(self, step: Any) -> LrAdvice:
+        self.asked.append(("step", step.phase, step.step))
+        return LrAdvice(scale=0.5)
+
+    @hookimpl
+    def on_epoch_end(self, epoch: Any) -> None:
+        self.asked.append((epoch.kind, epoch.phase, epoch.step))
+
+
+def test_no_plugin_is_asked_in_a_silent_phase_and_its_run_starts_after_it(tmp_path: Path) -> None:
+    """The base that a silent phase trains is the same to the bit, whoever is there to act later."""
+    silent, loud = train_spec(epochs=1, silent=True), train_spec(epochs=1)
+    alone = make(tmp_path / "alone", phases=[silent])
+    finish(alone)
+    watcher = Watcher()
+    kernel = make(tmp_path / "both", {"w": watcher}, phases=[silent, loud])
+    finish(kernel)
+    first = alone.position.step
+    assert watcher.asked[0] == ("start", None, first) and {phase for _, phase, _ in watcher.asked[1:-1]} == {"phase1"}
+    assert watcher.asked[-1][0] == "run"
+    assert sum(kind == "step" for kind, _, _ in watcher.asked) == kernel.position.step - first
+    losses = [read_series(tmp_path / name, "train.loss")[1][:first].tolist() for name in ("alone", "both")]
+    assert losses[0] == losses[1]
+
+
+def test_a_phase_with_a_seed_of_its_own_draws_the_same_whatever_the_run_is(tmp_path: Path) -> None:
+    def losses(folder: str, seed: int, own: int | None) -> list[float]:
+        task = Tiny(0)
+        task.order = lambda epoch: np.arange(len(task.x))  # type: ignore[method-assign]
+        kernel = make(tmp_path / folder, phases=[train_spec(epochs=1, seed=own)], task=task, seed=seed)
+        finish(kernel)
+        found: list[float] = read_series(tmp_path / folder, "train.loss")[1].tolist()
+        return found
+
+    assert losses("a", 1, 9) == losses("b", 2, 9) != losses("c", 2, None)
+
+
+def test_what_an_earlier_phase_trained_is_in_the_checkpoints_of_later_ones(tmp_path: Path) -> None:
+    """Frozen now, and yet not what the model was built with: a resumed run must have it."""
+    kernel = make(tmp_path, phases=[train_spec(epochs=1), train_spec(epochs=1)], checkpoint={"every_epochs": 1})
+    begin = kernel.plans[1].task.begin
+
+    def freeze(phase: Any) -> None:
+        begin(phase)
+        kernel.module[0].weight.requires_grad_(phase.index == 0)
+
+    kernel.plans[1].task.begin = freeze
+    finish(kernel)
+    loaded = kernel.keeper._store.newest()
+    assert torch.equal(loaded.tensors["module/0.weight"], kernel.module[0].weight) and kernel.moved >= {"0.weight"}

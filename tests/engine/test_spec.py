@@ -203,14 +203,38 @@ def test_an_adapter_is_trained_only_where_there_is_one(tmp_path: Path) -> None:
     text = TWO.replace("{tasks}", "task: {kind: words, length: 2}").replace(
         "{phases}", "[{task: main, trains: adapter}]"
     )
-    with pytest.raises(SpecError, match=r"phases\[0\].trains: task main has no adapter; use all"):
+    with pytest.raises(SpecError, match=r"phases\[0\].trains: the run has no adapter; use all"):
         study(tmp_path, text.replace("{kind: net, width: 8}", "{size: 1}"))
+
+
+def test_an_adapter_is_refused_where_the_models_of_a_task_take_none(tmp_path: Path) -> None:
+    text = "adapter: {rank: 2}\n" + TWO.replace("{tasks}", "task: {kind: words, length: 2}").replace(
+        "phases: {phases}\n", ""
+    )
+    with pytest.raises(SpecError, match=r"1:1: adapter: the models of this task take no adapter; remove it"):
+        study(tmp_path, text.replace("{kind: net, width: 8}", "{size: 1}"))
+
+
+def test_with_an_adapter_phases_train_it_unless_they_say_all(tmp_path: Path) -> None:
+    tasks = "tasks: {A: {kind: pictures, data: {source: noise, size: 1}}, B: {kind: words, length: 2}}"
+    listed = "[{task: A, trains: all, plugins: none, seed: 0}, {task: B}, {task: A, adapter: continued}]"
+    text = "adapter: {rank: 2}\n" + TWO.replace("{tasks}", tasks)
+    run = one(tmp_path, text.replace("{phases}", listed))
+    assert [(p.trains, p.plugins, p.seed) for p in run.phases] == [
+        ("all", "none", 0),
+        ("adapter", "all", None),
+        ("adapter", "all", None),
+    ]
+    assert run.adapter.rank == 2
+    early = "[{task: A, trains: all}, {task: B, adapter: continued}]"
+    with pytest.raises(SpecError, match=r"phases\[1\].adapter: no phase before this one has an adapter to go on with"):
+        study(tmp_path, text.replace("{phases}", early))
 
 
 def test_phases_overlay_the_training_and_are_named_after_their_tasks(tmp_path: Path) -> None:
     tasks = "tasks: {A: {kind: pictures, data: {source: noise, size: 1}}, B: {kind: words, length: 2}}"
     listed = "[{task: A}, {task: B, train: {epochs: 7}, adapter: continued, moments: keep}, {task: A, trains: adapter}]"
-    run = one(tmp_path, TWO.replace("{tasks}", tasks).replace("{phases}", listed))
+    run = one(tmp_path, "adapter: {rank: 2}\n" + TWO.replace("{tasks}", tasks).replace("{phases}", listed))
     assert [(p.name, p.train.epochs, p.moments) for p in run.phases] == [
         ("A", 3, "clear"),
         ("B", 7, "keep"),

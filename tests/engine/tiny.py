@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -153,7 +154,7 @@ def make(
     specs = phases or [train_spec(**train)]
     plans = [_plan(index, spec, task, module, moments) for index, spec in enumerate(specs)]
     kernel = Kernel(
-        plans=plans, tasks={"main": task}, module=module, hooks=Host(plugins, generators, seed), log=None,
+        plans=plans, tasks={"main": task}, module=module, host=Host(plugins, generators, seed), log=None,
         keeper=keeper, seed=seed, device=torch.device("cpu"), adapter=_adapter(module, task), matrix=Matrix(["main"]),
     )  # fmt: skip
     loaded = store.newest()
@@ -186,8 +187,10 @@ def _adapter(module: Any, task: Tiny) -> Adapter | None:
 
 def _plan(index: int, spec: Any, task: Tiny, module: torch.nn.Module, moments: str) -> Plan:
     about = Phase(getattr(spec, "name", "main" if index == 0 else f"phase{index}"), index, spec.epochs, task.micro)
+    about = replace(about, seed=getattr(spec, "seed", None), adapts=task.lora)
     phase = SimpleNamespace(name=about.name, train=spec, moments=moments)
-    return Plan(about, task, spec, getattr(spec, "fresh", True), partial(open_phase, phase, task, module))
+    opening = partial(open_phase, phase, task, module)
+    return Plan(about, task, spec, getattr(spec, "fresh", True), opening, getattr(spec, "silent", False))
 
 
 def finish(kernel: Kernel) -> Kernel:
