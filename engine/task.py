@@ -111,7 +111,7 @@ class Context:
 class Phase:
     """A stretch of a run on one task; an epoch is a full pass, or `epoch_batches` micro-batches.
 
-    `seed` is what its data order is drawn from where that is not the run's. `adapts` says that the adapter alone is trained;
+    `seed` is what its data order is drawn from where that is not the run's. `adapts`: the adapter alone is trained;
     otherwise all weights are, and an adapter stands aside.
     """
 
