@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,11 +27,20 @@ class Factor:
 
 
 class Adapter:
-    """All factor pairs of a run, and what A was when the run began. `draw` fills an A as its initialisation did."""
+    """All factor pairs of a run, and what A was when the run began. `draw` fills an A as its initialisation did.
 
-    def __init__(self, factors: Sequence[Factor], draw: Callable[[Tensor, Generator], Tensor]) -> None:
+    `save` writes the adapter to a folder, with what a mapping says about it, in a form that others can load.
+    """
+
+    def __init__(
+        self,
+        factors: Sequence[Factor],
+        draw: Callable[[Tensor, Generator], Tensor],
+        save: Callable[[Path, dict[str, Any]], None] | None = None,
+    ) -> None:
         self.factors = list(factors)
         self._draw = draw
+        self.save = save
         self.start = {f.name: f.a.detach().clone() for f in factors}
 
     def snapshot(self) -> dict[str, Tensor]:

@@ -170,6 +170,9 @@ def _prepare(
     resume.take_up(kernel, keeper, loaded)
     if loaded is None:
         events.write("start", 0, study=spec.study, arm=spec.arm, seed=spec.seed)
+        for name, task in built.tasks.items():
+            for note in getattr(task, "notes", ()):
+                _warn(events, kernel, f"task {name}: {note}")
     else:
         _compare_arithmetic(order, run, events, kernel)
     return kernel

@@ -23,6 +23,7 @@ from .hooks import Reset
 from .probe import Evaluator, Probe, weights
 from .rundir import Heartbeat, RunDir, make_folder, pending, write_json
 from .seeding import mix, stream
+from .storage import staged_folder
 from .text import slug_problem
 
 RESERVED = ("selected", "last")
@@ -264,6 +265,7 @@ class Keeper:
                 )
             self._snapshot(kernel, slug, owner)
         if kind == "phase":
+            self._keep_adapter(kernel)
             self.best = None if kernel.position.phase + 1 < len(kernel.plans) else self.best
         elif kind == "epoch":
             split, _, name = self._select.on.partition(".")
@@ -275,6 +277,15 @@ class Keeper:
             if self.best is None or value > self.best or (math.isnan(self.best) and not math.isnan(value)):
                 self.best = value
                 self._snapshot(kernel, "selected", "engine")
+
+    def _keep_adapter(self, kernel: Any) -> None:
+        """Write the adapter as it stands at the end of a phase, in a folder that others can load."""
+        if kernel.active is None or kernel.active.save is None:
+            return
+        phase = kernel.plans[kernel.position.phase].phase.name
+        folder = self._run.folder("adapters") / phase
+        with staged_folder(folder) as stage:
+            kernel.active.save(stage, {"phase": phase, "run": self._run.path.name, "step": kernel.position.step})
 
     def _snapshot(self, kernel: Any, slug: str, owner: str) -> str:
         digest = save_tensors(self._run.folder("snapshots") / slug, resume.trained(kernel.module))

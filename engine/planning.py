@@ -100,7 +100,19 @@ def _planned(one: RunSpec, folder: Path, registry: Registry, seen: dict[str, Map
         if key not in seen:
             seen[key] = registry.tasks[entry.kind].fingerprints(entry.config)
         fingerprints.update({f"{name}.{source}": value for source, value in seen[key].items()})
+    fingerprints.update(_model(one, registry, seen))
     return Planned(one, folder / one.name, "", fingerprints)
+
+
+def _model(one: RunSpec, registry: Registry, seen: dict[str, Mapping[str, str]]) -> Mapping[str, str]:
+    """Return a hash of what a model is loaded from; its first task says."""
+    ask = getattr(registry.tasks[next(iter(one.tasks.values())).kind], "model_fingerprints", None)
+    if ask is None:
+        return {}
+    key = f"model:{one.model.model_dump_json()}"
+    if key not in seen:
+        seen[key] = ask(one.model)
+    return seen[key]
 
 
 def _device(one: RunSpec) -> str:

@@ -11,7 +11,8 @@ import os
 import secrets
 import shutil
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path, PurePath
 from typing import Any, TypeVar
 
@@ -103,6 +104,28 @@ def make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise storage_error(folder, "cannot be created", error) from error
+
+
+@contextmanager
+def staged_folder(folder: Path) -> Iterator[Path]:
+    """Lend an empty folder that takes the place of `folder` as a whole at the end; an error leaves what stood there."""
+    make_folder(folder.parent)
+    stage, gone = (folder.with_name(f"{TEMPORARY}{mark}{folder.name}") for mark in ("new-", "old-"))
+    remove_quietly(stage)
+    try:
+        stage.mkdir()
+        yield stage
+        sync_folder(stage)
+        remove_quietly(gone)
+        if folder.exists():
+            folder.rename(gone)
+        stage.rename(folder)
+        sync_folder(folder.parent)
+    except OSError as error:
+        raise storage_error(folder, "cannot be written", error) from error
+    finally:
+        remove_quietly(stage)
+        remove_quietly(gone)
 
 
 def remove_quietly(path: Path) -> None:

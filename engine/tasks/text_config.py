@@ -1,0 +1,93 @@
+"""What can be set about text data: where it comes from and how it is split; loads no data."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+
+Share = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Settings(BaseModel):
+    """The base of every settings class here: no unknown key, no silent conversion, nothing infinite."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class Data(Settings):
+    """What every source of text has: how its rows are divided into train, val, test and calibration."""
+
+    split_seed: int = Field(default=0, description="what the splits and the probe are drawn from; same for every run")
+    test_fraction: Share = Field(default=0.1, description="share of the rows, or groups, in the test split; 0 for none")
+    val_fraction: Share = Field(default=0.1, description="share of the rows, or groups, in the validation split")
+    calibration_fraction: Share = Field(default=0.0, description="share kept for calibration; 0 for none")
+    split_by: Literal["row", "group", "faithful"] | None = Field(
+        default=None,
+        description="group: all rows of a group fall in one split, the same in every source of one split seed; "
+        "faithful: three quarters of the rows in random order, as the source of the continual studies; it leaks facts "
+        "from one source's held-out rows into another's training rows; null: group where rows have groups, else row",
+    )
+    max_rows: Annotated[int, Field(ge=2)] | None = Field(
+        default=None, description="read no more than the first so many rows; null for all"
+    )
+
+    @field_validator("calibration_fraction")
+    @classmethod
+    def _something_is_left(cls, value: float, info: ValidationInfo) -> float:
+        held = value + sum(info.data.get(name, 0.0) for name in ("test_fraction", "val_fraction"))
+        if held >= 1:
+            raise ValueError(f"the split fractions add up to {held:g}; they must leave something to train on")
+        return value
+
+
+class TextFile(Data):
+    """A text file in UTF-8: every line that is not blank is a row."""
+
+    source: Literal["text"]
+    path: str = Field(min_length=1, description="the file, seen from where ctr is run")
+    group_prefix: Annotated[str, Field(min_length=1)] | None = Field(
+        default=None,
+        description='the first word of a line that begins so, such as "Entity-", is the row\'s group; null for none',
+    )
+
+
+class JsonlFile(Data):
+    """A file with a JSON object a line: {"text": …} or {"messages": [{"role", "content"}, …]}, and a "group" if any."""
+
+    source: Literal["jsonl"]
+    path: str = Field(min_length=1, description="the file, seen from where ctr is run")
+
+
+class HubData(Data):
+    """A data set of the hub, by its name; needs the package `datasets`."""
+
+    source: Literal["hub"]
+    name: str = Field(min_length=1, max_length=200, description="owner/name on the hub")
+    config: str | None = Field(default=None, description="configuration of the data set; null for its default")
+    split: str = Field(default="train", min_length=1, description="the split of the data set whose rows are divided")
+    column: str = Field(default="text", min_length=1, description="text, or messages, of a row")
+    revision: str | None = Field(default=None, description="commit of the data set; null for its newest")
+
+
+class GeneratedText(Data):
+    """Sentences about invented entities, made in memory; see `ctr data generate`."""
+
+    source: Literal["generated"]
+    family: Literal["accretion", "conflict", "conflict2"] = Field(description="the family of tasks")
+    part: str = Field(description="accretion: a, b_related, b_related_strong, b_rehearsal, c, neutral; else: a, b")
+    entities: int = Field(default=256, ge=8, le=1_000_000, description="entities that sentences are made about")
+    seed: int = Field(default=0, ge=0, le=2**63 - 1, description="what facts are drawn from; the same for all parts")
+
+    @field_validator("part")
+    @classmethod
+    def _exists(cls, value: str, info: ValidationInfo) -> str:
+        from ctr.engine.generate import PARTS
+
+        family = info.data.get("family")
+        if family in PARTS and value not in PARTS[family]:
+            raise ValueError(f"family {family} has no part {value!r}; it has {', '.join(PARTS[family])}")
+        return value
+
+
+TextData = Annotated[TextFile | JsonlFile | HubData | GeneratedText, Field(discriminator="source")]

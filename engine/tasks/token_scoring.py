@@ -1,0 +1,77 @@
+"""Losses of tokens: of a batch in training, and of whole splits row by row."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from ctr.engine.task import Batch, Needs, Outputs
+
+from .language_models import LanguageModel, watched
+
+_LOGITS = 2**25  # numbers in one block of logits where nothing is kept of them: 128 MiB in float32
+
+
+def forward(module: LanguageModel, batch: Batch, needs: Needs) -> Outputs:
+    """Run a batch: mean cross-entropy over its trained tokens in float32, logits, and what `needs` asks for."""
+    with watched(module, needs) as watch:
+        logits, last = module.logits(batch.tensors["ids"], batch.tensors.get("positions"), batch.tensors["where"])
+    loss = cross_entropy(logits.float(), batch.tensors["labels"])
+    return Outputs(loss, logits, hidden=watch.hidden(last), attention=watch.shown_maps())
+
+
+def score(module: LanguageModel, batches: Iterable[Batch]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return summed loss and tokens guessed right, row after row, in eval mode without gradients.
+
+    One transfer a split: per-token numbers wait on the device, sums over rows are taken on the host in float64.
+    """
+    losses: list[Tensor] = []
+    hits: list[Tensor] = []
+    owners: list[Tensor] = []
+    rows = 0
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        with torch.no_grad():
+            for batch in batches:
+                loss, hit = _tokens(module, batch)
+                losses.append(loss)
+                hits.append(hit)
+                owners.append(batch.tensors["rows"] + rows)
+                rows += len(batch.ids)
+    finally:
+        for part, training in modes:
+            part.training = training
+    if not losses:
+        return np.zeros(0), np.zeros(0)
+    owner = torch.cat(owners).cpu().numpy()
+
+    def summed(parts: list[Tensor]) -> NDArray[np.float64]:
+        return np.bincount(owner, torch.cat(parts).double().cpu().numpy(), rows).astype(np.float64)
+
+    return summed(losses), summed(hits)
+
+
+def _tokens(module: LanguageModel, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Return loss and whether it was guessed right (0 or 1) of each trained token; the head reads them in blocks."""
+    ids, positions = batch.tensors["ids"], batch.tensors.get("positions")
+    where, labels = batch.tensors["where"], batch.tensors["labels"]
+    if not module.plain_head:
+        return _of(module.logits(ids, positions, where)[0], labels)
+    last = module.hidden(ids, positions).flatten(0, 1)
+    head = module.causal.get_output_embeddings()
+    size = max(1, _LOGITS // head.weight.shape[0])
+    parts = [
+        _of(head(last.index_select(0, where[i : i + size])), labels[i : i + size]) for i in range(0, len(where), size)
+    ]
+    return torch.cat([loss for loss, _ in parts]), torch.cat([hit for _, hit in parts])
+
+
+def _of(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    logits = logits.float()
+    return cross_entropy(logits, labels, reduction="none"), (logits.argmax(-1) == labels).float()
