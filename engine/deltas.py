@@ -74,7 +74,7 @@ def inner(left: Pair, right: Pair) -> float:
 def cosine(left: Delta, right: Delta) -> Cosine:
     """Return the cosine of two deltas: the mean over targets of ⟨Δ₁, Δ₂⟩ / (‖Δ₁‖·‖Δ₂‖).
 
-    Targets that did not change, or that only one delta has, have None and no part in the mean; the mean of none is None.
+    Targets that did not change, or that only one delta has, have None and no part in the mean; that of none is None.
     Breaks where a change is below 1e-7 of what its two parts would be alone: a pair's parts may then cancel.
     """
     found = {

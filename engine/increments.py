@@ -1,4 +1,4 @@
-"""The effective deltas of a run's phases: taken when a phase ends, held against every earlier one, kept for a resume."""
+"""The effective deltas of a run's phases: taken when one ends, held against every earlier one, kept for a resume."""
 
 from __future__ import annotations
 

@@ -68,8 +68,8 @@ NAMES = (
 
 NOTE = (
     "Every reading here is oriented so that larger is better. Accretion is backward transfer: the same number with the "
-    "same sign. Interference of p on t equals backward transfer where p follows the phase of t at once, and is then told "
-    "under that name. The source's learning_b has two zero points, the untouched model and the model after A. Its "
+    "same sign. Interference of p on t equals backward transfer where p follows the phase of t at once, and is then "
+    "told under that name. The source's learning_b has two zero points, the untouched model and the model after A. Its "
     "retention is 0 where the divisor is 0, here n/a. No change is told in per cent of a baseline, for that turns its "
     "sign with the baseline's."
 )
