@@ -20,6 +20,7 @@ from .checkpoint import CheckpointStore, load_tensors, save_tensors
 from .diagnose import culprit
 from .errors import GuardError, Interrupted, PluginError
 from .hooks import Reset
+from .increments import Increments
 from .probe import Evaluator, Probe, weights
 from .rundir import Heartbeat, RunDir, make_folder, pending, write_json
 from .seeding import mix, stream
@@ -50,7 +51,8 @@ class Keeper:
         self._after_update = after_update
         self._look_every, self._looked = look_every, -math.inf
         self.best: float | None = None
-        self._probes: dict[int, Probe] = {}
+        self._probes: dict[str, Probe] = {}
+        self.increments = Increments()
         self._halt = False  # asked to stop this run alone; the event stops all runs of a study
         self._next_time = self._in_minutes()
         self._beat = (time.monotonic(), 0)
@@ -209,14 +211,15 @@ class Keeper:
     # ------------------------------------------------------------------------------------------- moments of rest
     def instruments(self, kernel: Any, plan: Any, kind: str) -> tuple[Evaluator, Probe]:
         """Return what `on_epoch_end` may look through."""
-        if id(plan.task) not in self._probes:
-            self._probes[id(plan.task)] = Probe(plan.task, kernel.module)
+        for name, task in kernel.tasks.items() if not self._probes else ():
+            self._probes[name] = Probe(task, kernel.module, by_task=self._probes)
+        here = next(name for name, task in kernel.tasks.items() if task is plan.task)
         step = kernel.position.step
 
         def note(evaluation: Any) -> None:
             self._evaluated(kernel, "test", "given", evaluation, by="plugin", step=step)
 
-        return Evaluator(plan.task, kernel.module, kind, note), self._probes[id(plan.task)]
+        return Evaluator(plan.task, kernel.module, kind, note), self._probes[here]
 
     @contextmanager
     def untouched(self, kernel: Any) -> Iterator[None]:
@@ -250,6 +253,8 @@ class Keeper:
         if answer is None and (kind not in ("phase", "document")):
             return None  # at `run` the adapter is as its initialisation drew it: zero, redrawn, without moments
         owner, reset = answer or ("engine", Reset())
+        if reset.merge:
+            self.increments.merged(kind)
         at = kernel.position
         key = mix(stream(kernel.seed, "adapter"), at.phase, at.epoch, at.micro)
         generator = torch.Generator(device=kernel.device).manual_seed(key)
@@ -266,6 +271,7 @@ class Keeper:
             self._snapshot(kernel, slug, owner)
         if kind == "phase":
             self._keep_adapter(kernel)
+            self.increments.end_phase(kernel, plan.phase.name)
             self.best = None if kernel.position.phase + 1 < len(kernel.plans) else self.best
         elif kind == "epoch":
             split, _, name = self._select.on.partition(".")

@@ -12,13 +12,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 START = "start"
+Kind = Literal["learning", "learning from start", "backward transfer", "interference", "retention"]
+Place = tuple[Kind, str, str]
 
 
 @dataclass(frozen=True)
 class Reading:
     """One number read from a matrix: `kind` of `task` after phase `after`; larger is better."""
 
-    kind: Literal["learning", "backward transfer", "retention"]
+    kind: Kind
     task: str
     after: str
     value: float
@@ -53,52 +55,96 @@ class Matrix:
         name = self.phases.get(label, label)
         return name if name in self.tasks else self.tasks[0] if len(self.tasks) == 1 else None
 
+    def read(self, kind: Kind, task: str, after: str) -> float | None:
+        """Return a reading by its name; None where it is undefined."""
+        if kind == "learning":
+            return self.learning(after) if self.trained(after) == task else None
+        if kind == "learning from start":
+            return self.learning_from_start(after) if self.trained(after) == task else None
+        named = {"backward transfer": self.backward_transfer, "interference": self.interference}
+        return named.get(kind, self.retention)(task, after)
+
     def learning(self, label: str) -> float | None:
-        """Return how much better the phase made its own task: before its phase minus after, turned for `higher`."""
-        labels, task = list(self.rows), self.trained(label)
-        place = labels.index(label) if label in self.rows else 0
-        if task is None or place == 0:
-            return None
-        return self._better_by(self.at(label, task), self.at(labels[place - 1], task))
+        """Return how much better the phase made its own task: the row before it minus its own, turned for `higher`."""
+        return self._better(self.trained(label), label, self._before(label))
+
+    def learning_from_start(self, label: str) -> float | None:
+        """Return learning held against row `start`, so that it holds what earlier phases did to the task too."""
+        return self._better(self.trained(label), label, START if START in self.rows else None)
 
     def backward_transfer(self, task: str, after: str) -> float | None:
-        """Return what later phases did to a task: R[t][t] − R[p][t], turned for `higher`; negative means they hurt."""
-        return self._better_by(self.at(after, task), self._own(task, after))
+        """Return what all phases since its own did to a task: R[t][t] − R[p][t], turned for `higher`.
+
+        Negative means that they hurt. A gain of an earlier task, elsewhere called accretion, is this number too.
+        """
+        return self._better(task, after, self._own(task, after))
+
+    def interference(self, task: str, after: str) -> float | None:
+        """Return what the phase `after` alone did to a task trained before it: the row before minus its own.
+
+        Turned for `higher`; negative means that the phase hurt, as for every reading.
+        """
+        return self._better(task, after, self._before(after)) if self._own(task, after) else None
 
     def retention(self, task: str, after: str) -> float | None:
         """Return R[t][t] / R[p][t], turned for `higher`; 1 means kept. None where the divisor is 0.
 
         A ratio of losses is unbounded and depends on the loss floor; read it beside backward transfer, not instead.
         """
-        own, now = self._own(task, after), self.at(after, task)
-        above, below = (own, now) if self.better == "lower" else (now, own)
+        own = self._own(task, after)
+        then, now = (self.at(own, task) if own else None), self.at(after, task)
+        above, below = (then, now) if self.better == "lower" else (now, then)
         return above / below if above is not None and below else None
 
-    def readings(self) -> Iterator[Reading]:
-        """Yield everything that can be read, phase by phase."""
-        for label in self.rows:
-            learned, task = self.learning(label), self.trained(label)
-            if learned is not None and task is not None:
-                yield Reading("learning", task, label, learned)
-            for other in self.tasks:
-                moved, kept = self.backward_transfer(other, label), self.retention(other, label)
-                if moved is not None:
-                    yield Reading("backward transfer", other, label, moved)
-                if kept is not None:
-                    yield Reading("retention", other, label, kept)
+    def places(self) -> Iterator[Place]:
+        """Yield kind, task and phase of every reading that these phases allow, phase by phase, defined or not.
 
-    def _own(self, task: str, after: str) -> float | None:
-        """Return R[t][t] of the last phase before `after` that trained the task; None if none did, or `after` does."""
+        A number that two readings share by definition has one place: interference begins where the row before is not
+        the task's own phase, learning from start where it is not the first row.
+        """
+        for label in self.rows:
+            task, before = self.trained(label), self._before(label)
+            if task is not None and before is not None:
+                yield "learning", task, label
+                if before != START:
+                    yield "learning from start", task, label
+            for other in self.tasks:
+                own = self._own(other, label)
+                if own is not None:
+                    yield "backward transfer", other, label
+                    if own != before:
+                        yield "interference", other, label
+                    yield "retention", other, label
+
+    def readings(self) -> Iterator[Reading]:
+        """Yield every reading that has a value, phase by phase."""
+        for kind, task, after in self.places():
+            value = self.read(kind, task, after)
+            if value is not None:
+                yield Reading(kind, task, after, value)
+
+    def _before(self, label: str) -> str | None:
+        """Return the row before a phase's; None for the first row and for a phase that has none."""
+        labels = list(self.rows)
+        place = labels.index(label) if label in self.rows else 0
+        return labels[place - 1] if place else None
+
+    def _own(self, task: str, after: str) -> str | None:
+        """Return the last phase before `after` that trained the task; None if none did, or `after` does."""
         labels = list(self.rows)
         if after not in self.rows or self.trained(after) == task:
             return None
         own = [label for label in labels[: labels.index(after)] if self.trained(label) == task]
-        return self.at(own[-1], task) if own else None
+        return own[-1] if own else None
 
-    def _better_by(self, now: float | None, before: float | None) -> float | None:
-        if now is None or before is None:
+    def _better(self, task: str | None, after: str, before: str | None) -> float | None:
+        """Return how much better a task stands in one row than in an earlier one."""
+        if task is None or before is None:
             return None
-        return before - now if self.better == "lower" else now - before
+        now, then = self.at(after, task), self.at(before, task)
+        if now is None or then is None:
+            return None
+        return then - now if self.better == "lower" else now - then
 
     def document(self) -> dict[str, Any]:
         """Return what `matrix.json` holds."""

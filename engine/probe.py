@@ -74,10 +74,14 @@ class Evaluator:
 
 
 class Probe:
-    """Fixed batches that depend on the data's own split seed; the same for every arm and seed."""
+    """Fixed batches that depend on the data's own split seed; the same for every arm and seed.
 
-    def __init__(self, task: Task, module: Module, size: int = 128) -> None:
+    `by_task` holds the probe of every task of the run by its name, this one included; all look through one module.
+    """
+
+    def __init__(self, task: Task, module: Module, size: int = 128, by_task: Mapping[str, Probe] | None = None) -> None:
         self._task, self._module, self._size = task, module, size
+        self.by_task: Mapping[str, Probe] = {} if by_task is None else by_task
         self._batches: Sequence[Batch] | None = None
 
     @property

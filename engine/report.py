@@ -30,7 +30,7 @@ def build_report(study_dir: Path) -> dict[str, Any]:
     study = read_study(study_dir)
     drawn = list(_figures(study))  # before the content: what cannot be read while drawing is named there
     report = content(study)
-    drawn += _differences(report)
+    drawn += [*_differences(report), *_matrices(report)]
     report["figures"] = [about for about, _ in drawn]
     images = {about["path"]: data for about, data in drawn}
     tree = jsonable(report, "report.json")
@@ -47,7 +47,7 @@ def _write_images(folder: Path, images: Mapping[str, bytes]) -> None:
     make_folder(folder / "figures")
     for name, data in images.items():
         atomic_write(folder / name, data)
-    for kind in ("all-seeds*.png", "seed-*.png", "differences*.png"):
+    for kind in ("all-seeds*.png", "seed-*.png", "differences*.png", "matrices*.png"):
         for path in (folder / "figures").glob(kind):
             if f"figures/{path.name}" not in images:
                 path.unlink(missing_ok=True)
@@ -93,6 +93,17 @@ def _differences(report: Mapping[str, Any]) -> list[tuple[dict[str, str], bytes]
         return []
     title = f"{report['study']}: paired differences, 95 % t interval"
     return [(_about("differences", "differences", title), differences(rows, title))]
+
+
+def _matrices(report: Mapping[str, Any]) -> Iterator[tuple[dict[str, str], bytes]]:
+    """Yield the heat maps of the arms, a figure a point."""
+    from .figure_matrix import matrices
+
+    for number, point in enumerate(dict.fromkeys(matrix["point"] for matrix in report["matrices"])):
+        found = [matrix for matrix in report["matrices"] if matrix["point"] == point]
+        tail = f"-{point if not slug_problem(point) else number}" if point else ""
+        title = f"{report['study']}{f' at {point}' if point else ''}: each task after each phase, mean over seeds"
+        yield _about("matrices", f"matrices{tail}", title), matrices(found, title)
 
 
 def _about(kind: str, name: str, title: str) -> dict[str, str]:

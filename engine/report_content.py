@@ -11,6 +11,7 @@ from . import stats
 from .inference import mean_of, sd_of
 from .report_read import Run, Study, mapping, number, strings, text
 from .report_runs import exactness, run_row, why_no_value
+from .report_transfer import transfer
 
 HASHES = ("weights", "data_order", "evaluation_items")
 WEIGHTS = ("selected", "last")
@@ -34,7 +35,7 @@ def content(study: Study) -> dict[str, Any]:
         "values": _values(study),
         "matching": _matching(study),
         "incomplete": _incomplete(study, contrasts),
-        "transfer": _transfer(study),
+        **transfer(study),
         "runs": [run_row(run) for run in study.runs],
         "replays": mapping(study.index.get("replays")),
         "problems": _problems(study),
@@ -216,19 +217,3 @@ def _incomplete(study: Study, contrasts: Iterable[Mapping[str, Any]]) -> list[st
 def _dropped(a: str, b: str, point: str, cause: str, seeds: list[int], metrics: list[str]) -> str:
     named = f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
     return f"{a} - {b}{' at ' + point if point else ''} on {', '.join(metrics)}: {named} dropped: {cause}"
-
-
-def _transfer(study: Study) -> list[dict[str, Any]]:
-    """Return what can be read from the evaluation matrices of runs with several tasks, as a mean over seeds."""
-    import numpy as np
-
-    found: dict[tuple[str, str, str, str, str], list[float]] = {}
-    for run in study.runs:
-        if run.finished and run.matrix and len(run.matrix.tasks) > 1:
-            for r in run.matrix.readings():
-                found.setdefault((run.arm, run.point, r.kind, r.task, r.after), []).append(r.value)
-    names = ("arm", "point", "kind", "task", "after")
-    return [
-        {**dict(zip(names, key, strict=True)), "n": len(v), "mean": mean_of(np.array(v)), "sd": sd_of(np.array(v))}
-        for key, v in found.items()
-    ]

@@ -61,7 +61,9 @@ def contrast_name(row: Mapping[str, Any]) -> str:
 
 def tables(report: Mapping[str, Any]) -> list[Table]:
     """Return every table in the order of the report; those without rows are left out."""
-    every = [*_differences(report), _values(report), _matching(report), _transfer(report), _runs(report)]
+    from .report_transfer_tables import transfer_tables
+
+    every = [*_differences(report), _values(report), *transfer_tables(report), _matching(report), _runs(report)]
     return [table for table in every if table.rows]
 
 
@@ -157,24 +159,6 @@ def agreement(found: Mapping[str, Any]) -> str:
     groups = "; ".join(f"{', '.join(arms)}: {digest[:8]}" for digest, arms in hashes.items())
     missing = f"no hash: {', '.join(found['missing'])}" if found["missing"] else ""
     return f"{found['said']} ({'; '.join(part for part in (groups, missing) if part) or 'no hash'})"
-
-
-def _transfer(report: Mapping[str, Any]) -> Table:
-    rows = [
-        [
-            row["arm"] + (f" at {row['point']}" if row["point"] else ""),
-            row["kind"],
-            row["task"],
-            row["after"],
-            mean_sd(row),
-            str(row["n"]),
-        ]
-        for row in report["transfer"]
-    ]
-    note = "Read from the evaluation matrix; larger is better in every row."
-    return Table(
-        "Learning, backward transfer, retention", note, ["arm", "reading", "task", "after", "mean ± sd", "n"], rows, 4
-    )
 
 
 def _runs(report: Mapping[str, Any]) -> Table:

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 MOST_WARNINGS = 8
+MOST_READINGS = 12
+SPOKEN = ("learning", "backward transfer", "interference")  # a ratio, and what repeats learning, stay in the report
 STYLES = {"improves": "bold green", "worse": "bold red", "identical": "cyan", "cannot say": "yellow"}
 
 
@@ -40,6 +42,8 @@ def _parts(report: Mapping[str, Any]) -> Iterator[RenderableType]:
     else:
         for metric in dict.fromkeys(row["metric"] for row in report["contrasts"]):
             yield _table([row for row in report["contrasts"] if row["metric"] == metric])
+    if rows := [row for row in report["transfer_contrasts"] if row["kind"] in SPOKEN]:
+        yield _readings(rows)
     hints = dict.fromkeys(row["attainable"] for row in report["contrasts"] if "cannot" in row["attainable"])
     for hint in hints:
         yield _text(f"Sign-flip test: {hint} (before Holm).")
@@ -87,9 +91,33 @@ def _table(rows: list[Mapping[str, Any]]) -> RenderableType:
     return table
 
 
+def _readings(rows: list[Mapping[str, Any]]) -> RenderableType:
+    """Return the differences of readings, the most that a screen takes in; the report has all."""
+    from rich import box
+    from rich.table import Table
+
+    contrasts = list(dict.fromkeys(map(contrast_name, rows)))
+    of = f" of {contrasts[0]}" if len(contrasts) == 1 else ""
+    title = _text(f"readings{of}, positive is better", "bold")
+    more = f"and {len(rows) - MOST_READINGS} more rows in the report" if len(rows) > MOST_READINGS else None
+    table = Table(
+        box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, title=title, title_justify="left", caption=more
+    )
+    for name in ("reading", "task", *([] if of else ["contrast"])):
+        table.add_column(name, overflow="fold")
+    for name in ("n", "mean", "95 % interval"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in rows[:MOST_READINGS]:
+        mean = "n/a" if row["mean"] is None else plain(row["mean"], "+")
+        where = f"{row['task']} after {row['after']}"
+        cells = [row["kind"], where, *([] if of else [contrast_name(row)]), row["n"], mean, interval(row["interval"])]
+        table.add_row(*(_text(cell, STYLES.get(row["verdict"], "")) for cell in cells))
+    return table
+
+
 def _places(report: Mapping[str, Any]) -> Iterator[RenderableType]:
     folder = report.get("folder", ".")
-    figures = [figure["path"] for figure in report["figures"] if figure["kind"] != "seed"] or [
+    figures = [figure["path"] for figure in report["figures"] if figure["kind"] not in ("seed", "matrices")] or [
         figure["path"] for figure in report["figures"]
     ]
     if figures:

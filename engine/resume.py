@@ -51,6 +51,7 @@ def capture(kernel: Any, keeper: Any) -> Captured:
         "plugins": kernel.host.state(),
         "remembered": kernel.remembered,
         "deltas": kernel.deltas,
+        "increments": keeper.increments.state(),
         "adapter_start": kernel.adapter.start if kernel.adapter else {},
         "evaluations": {split: _packed(one) for split, one in kernel.evaluations.items()},
     }
@@ -91,6 +92,7 @@ def reinstate(kernel: Any, keeper: Any, loaded: Any) -> None:
         setattr(kernel.position, name, value)
     kernel.asked_accum, kernel.moved = record["asked_accum"], set(record["moved"])
     kernel.remembered, kernel.deltas = state["remembered"], state["deltas"]
+    keeper.increments.restore(state.get("increments", {}))
     kernel.evaluations = {split: _unpacked(split, one) for split, one in state["evaluations"].items()}
     if kernel.adapter:
         kernel.adapter.start = {name: t.to(kernel.device) for name, t in state["adapter_start"].items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -26,6 +27,26 @@ def norm(grads: Grads) -> Tensor | None:
     """Return the L2 norm over all parameters; None where nothing depends on any."""
     found = [torch.linalg.vector_norm(grad.float()) for grad in grads if grad is not None]
     return torch.linalg.vector_norm(torch.stack(found)) if found else None
+
+
+def cosine(left: Grads, right: Grads) -> Tensor | None:
+    """Return the cosine of two gradients, all parameters as one vector, in float64; None where one is zero.
+
+    1: a small step against one lowers the other's loss as well; -1: it raises it. Breaks as a forecast over long
+    stretches of training, since both gradients turn on the way.
+    """
+    sizes = [math.sqrt(_inner(side, side)) for side in (left, right)]
+    return torch.tensor(_inner(left, right) / sizes[0] / sizes[1], dtype=torch.float64) if min(sizes) > 0 else None
+
+
+def _inner(left: Grads, right: Grads) -> float:
+    pairs = [(x, y) for x, y in zip(left, right, strict=True) if x is not None and y is not None]
+    return math.fsum(float((_wide(x) * _wide(y)).sum()) for x, y in pairs)
+
+
+def _wide(grad: Tensor) -> Tensor:
+    """Return a gradient in float64, on the host where its device has none."""
+    return grad.cpu().double() if grad.device.type == "mps" else grad.double()
 
 
 def shares(norms: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import combinations
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from . import metrics, terms
-from .gradients import Grads, added, gradient, norm, shares
+from .gradients import Grads, added, cosine, gradient, norm, shares
 from .reading import branches_of, layer_of, over_layers, padding
 from .rows import checked
 
@@ -62,6 +63,29 @@ class Metering:
             joined = {name: torch.cat([one[name] for one in self._branches]) for name in self._branches[0]}
             found = metrics.branch_metrics(joined["gates"], joined.get("scores"), joined.get("inhibition"))
             yield from ((f"branch_{name}", value) for name, value in found.items())
+
+
+def task_gradient(probe: Any) -> Grads:
+    """Return the gradient of a task's loss, a mean over its probe: eval mode, no terms, nothing in `.grad`."""
+    parameters = list(probe.params.values())
+    items = sum(batch.count for batch in probe.batches)
+    total: Grads = [None] * len(parameters)
+    for batch in probe.batches:
+        if batch.count:
+            total = added(total, gradient(probe.loss(batch), parameters), batch.count / items)
+    return total
+
+
+def task_cosines(probes: Mapping[str, Any]) -> Iterator[tuple[str, Tensor]]:
+    """Yield the cosine of each two tasks' gradients as `gradient_cosine.<one>.<other>`; none where one is zero.
+
+    Costs one backward pass over the probe for each task, and holds as many gradients at once.
+    """
+    pulls = {name: task_gradient(probe) for name, probe in probes.items()}
+    for one, other in combinations(pulls, 2):
+        found = cosine(pulls[one], pulls[other])
+        if found is not None:
+            yield f"gradient_cosine.{one}.{other}", found
 
 
 class Pulling:

@@ -73,6 +73,8 @@ class Geometry:
 
     @hookimpl
     def on_epoch_end(self, epoch: Epoch) -> None:
+        if self.config.metrics.gradient_cosines and epoch.kind in ("start", "phase"):
+            self._compare_tasks(epoch)
         if epoch.kind not in ("start", "epoch"):
             return
         parts = [_seen_by_metrics(self.config.metrics)]
@@ -109,6 +111,14 @@ class Geometry:
         if name not in self._own:
             self._own[name] = Generator(self._generator.device)
         return self._own[name].manual_seed(mix(self._generator.initial_seed(), stream(0, f"term:{name}"), part))
+
+    def _compare_tasks(self, epoch: Epoch) -> None:
+        from .measuring import task_cosines
+
+        if len(epoch.probe.by_task) < 2 and epoch.kind == "start":
+            epoch.log.mark("no-gradient-cosines", "metrics.gradient_cosines needs two tasks or more; this run has one")
+        for name, value in task_cosines(epoch.probe.by_task):
+            epoch.log.number(name, value)
 
     def _measure(self, epoch: Epoch, wanted: Mapping[str, frozenset[int]]) -> None:
         from .measuring import Metering, Pulling

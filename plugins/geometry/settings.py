@@ -93,3 +93,6 @@ class Metrics(Settings, frozen=True):
     branches: bool = Field(default=False, description="measure how branches are used")
     threshold: float = Field(default=0.05, ge=0, description="a number above this in size is active")
     shares: bool = Field(default=True, description="measure each term's share of the gradient norm")
+    gradient_cosines: bool = Field(
+        default=False, description="measure the angles between the gradients of the run's tasks, at each phase's end"
+    )

@@ -9,6 +9,7 @@ import pytest
 
 from ctr.engine.errors import DataError
 from ctr.engine.matrix import Matrix, Reading, load
+from ctr.engine.reading_names import NAMES, in_source, names
 
 ROWS = {"start": (4.0, 4.0, 4.0), "A": (1.0, 3.5, 4.0), "B": (2.0, 1.5, 3.0), "C": (0.5, 3.0, 1.0)}
 
@@ -29,6 +30,49 @@ def test_readings_of_a_loss_are_larger_when_better() -> None:
     assert matrix.retention("A", "B") == 0.5 and matrix.retention("A", "C") == 2.0 and matrix.retention("B", "C") == 0.5
 
 
+def test_interference_is_what_one_phase_did_alone() -> None:
+    matrix = losses()
+    assert matrix.interference("A", "C") == 1.5 and matrix.backward_transfer("A", "C") == 0.5
+    assert matrix.interference("B", "C") == matrix.backward_transfer("B", "C") == -1.5  # C follows B at once
+    assert matrix.interference("A", "A") is None and matrix.interference("B", "A") is None
+    told = [(r.kind, r.task) for r in matrix.readings() if r.after == "C"]
+    assert ("interference", "A") in told and ("interference", "B") not in told  # one number, one name
+
+
+def test_learning_b_has_two_zero_points_and_two_names() -> None:
+    matrix = losses()
+    assert matrix.learning("B") == 2.0 and matrix.learning_from_start("B") == 2.5
+    assert matrix.read("learning from start", "B", "B") == 2.5 and matrix.read("learning", "A", "B") is None
+
+
+SOURCE = {  # by the source's formulas, from ROWS by hand; X_Y is the loss of X after Y
+    ("learning_b", "B_A − B_B"): 3.5 - 1.5,
+    ("learning_b", "B_before − B_B"): 4.0 - 1.5,
+    ("accretion_a_after_b", "A_A − A_B"): 1.0 - 2.0,
+    ("backward_transfer_a_after_b", "A_B − A_A"): 2.0 - 1.0,
+    ("forgetting_a", "A_B − A_A"): 2.0 - 1.0,
+    ("interference_a_after_c", "A_C − A_B"): 0.5 - 2.0,
+    ("interference_b_after_c", "B_C − B_B"): 3.0 - 1.5,
+    ("retention_ratio", "A_A / A_B"): 1.0 / 2.0,
+}
+
+
+@pytest.mark.parametrize(("name", "value"), SOURCE.items(), ids=lambda x: str(x))
+def test_the_names_of_the_source_give_its_numbers(name: tuple[str, str], value: float) -> None:
+    row = next(n for n in NAMES if (n.source, n.formula) == name)
+    task, after = ("B", "C") if "b_after_c" in row.source else ("A", "C") if "c" == row.source[-1] else ("A", "B")
+    task = "B" if row.source == "learning_b" else task
+    ours = losses().read(row.reading, task, after)  # type: ignore[arg-type]
+    assert ours is not None
+    assert in_source(Reading(row.reading, task, after, ours), row) == value  # type: ignore[arg-type]
+    assert (row.better == "higher") == (row.sign > 0)
+
+
+def test_a_name_of_another_reading_is_refused() -> None:
+    with pytest.raises(ValueError, match="learning_b is a name of learning, given retention"):
+        in_source(Reading("retention", "A", "B", 1.0), names("learning")[1])
+
+
 def test_the_same_story_told_as_accuracy_has_the_same_signs() -> None:
     matrix = Matrix(["A", "B"], "accuracy", "higher")
     for label, a, b in (("start", 0.1, 0.1), ("A", 0.8, 0.2), ("B", 0.6, 0.9)):
@@ -44,6 +88,7 @@ def test_all_readings_in_order_and_none_that_has_no_meaning() -> None:
     assert readings[0] == Reading("learning", "A", "A", 3.0)
     assert [(r.kind, r.task, r.after) for r in readings if r.after == "B"] == [
         ("learning", "B", "B"),
+        ("learning from start", "B", "B"),
         ("backward transfer", "A", "B"),
         ("retention", "A", "B"),
     ]

@@ -14,12 +14,13 @@ from ctr.engine.errors import PluginError
 from ctr.engine.events import Forward
 from ctr.engine.events_log import read_events
 from ctr.engine.host import implementations
+from ctr.engine.matrix import Matrix
 from ctr.engine.seeding import mix, stream
 from ctr.engine.series import read_series, series_index
 from ctr.plugins.geometry import Geometry
 from ctr.plugins.geometry.metrics import effective_rank, spectrum
 from ctr.plugins.geometry.terms import gossip, gossip_of_source, repulsion, sparsity
-from tests.engine.tiny import bits, finish, make, train_spec
+from tests.engine.tiny import Tiny, bits, finish, make, train_spec
 from tests.plugins.test_geometry_standin import Text
 
 torch.set_num_threads(1)
@@ -427,3 +428,42 @@ def test_a_setting_that_makes_no_sense_is_refused(settings: dict[str, Any], text
 def test_settings_survive_the_resolved_spec() -> None:
     config = Geometry.Config.model_validate(ACTIVE)
     assert Geometry.Config.model_validate(config.model_dump(mode="json")) == config
+
+
+# ---------------------------------------------------------------------------------------------- angles between tasks
+def two_tasks(folder: Path, cosines: bool) -> Any:
+    """Return a run over tasks A, B whose second task has the labels of the first turned round."""
+    task, other = Tiny(SEED), Tiny(SEED)
+    other.y = 2 - other.y
+    settings = {"metrics": {"hidden": [], "shares": False, "gradient_cosines": cosines}}
+    specs = [train_spec(name="A", epochs=2), train_spec(name="B", epochs=1)]
+    kernel = make(folder, {"geometry": plugin(settings)}, task=task, phases=specs, seed=SEED)
+    kernel.tasks, kernel.matrix = {"A": task, "B": other}, Matrix(["A", "B"])
+    kernel.plans[1].task = other
+    return kernel
+
+
+def test_angles_between_tasks_are_told_at_the_start_and_after_each_phase(tmp_path: Path) -> None:
+    kernel = finish(two_tasks(tmp_path, True))
+    steps, found = read_series(tmp_path, "geometry.gradient_cosine.A.B")
+    assert steps.tolist() == [0, 12, 18] and max(abs(found)) <= 1
+    module = kernel.module.eval()  # by hand, at the end
+    pulls = []
+    for task in kernel.tasks.values():
+        module.zero_grad()
+        task.forward(module, task.probe(128)[0], {}).loss.backward()
+        pulls.append(torch.cat([p.grad.flatten() for p in module.parameters()]).double())
+    assert found[-1] == pytest.approx(float(torch.nn.functional.cosine_similarity(*pulls, dim=0)), abs=1e-6)
+
+
+def test_angles_change_no_bit_and_are_off_by_default(tmp_path: Path) -> None:
+    told, silent = (finish(two_tasks(tmp_path / name, name == "on")) for name in ("on", "off"))
+    assert bits(told) == bits(silent)
+    assert [k for k in series_index(tmp_path / "off") if "gradient_cosine" in k] == []
+    assert not Geometry.Config().metrics.gradient_cosines
+
+
+def test_one_task_has_no_angle_and_says_so(tmp_path: Path) -> None:
+    finish(run(tmp_path, {"metrics": {"hidden": [], "shares": False, "gradient_cosines": True}}))
+    (mark,) = [r for r in read_events(tmp_path) if r["event"] == "mark"]
+    assert mark["name"] == "no-gradient-cosines" and "two tasks or more" in mark["why"]

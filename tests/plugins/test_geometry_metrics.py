@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ctr.plugins.geometry.gradients import added, gradient, norm, shares
+from ctr.plugins.geometry.gradients import added, cosine, gradient, norm, shares
 from ctr.plugins.geometry.metrics import active_fraction, branch_metrics, effective_rank, isotropy, spectrum
 from ctr.plugins.geometry.schedules import factor
 
@@ -99,3 +99,12 @@ def test_what_has_no_gradient_has_no_share() -> None:
     assert norm(gradient(torch.ones(()), [w])) is None
     nothing = {"task": torch.zeros(()), "term": torch.zeros(())}
     assert [float(v) for v in shares(nothing).values()] == [0, 0]
+
+
+# ---------------------------------------------------------------------------------------------- angles
+def test_the_cosine_is_that_of_the_whole_vectors() -> None:
+    x, y = [torch.tensor([3.0, 0.0]), torch.tensor([4.0])], [torch.tensor([3.0, 4.0]), None]
+    found = cosine(x, y)
+    assert found is not None and float(found) == pytest.approx(9 / 25)
+    assert float(cosine(x, [None, torch.tensor([-2.0])])) == pytest.approx(-4 / 5)  # type: ignore[arg-type]
+    assert cosine(x, [None, None]) is None and cosine([torch.zeros(2), None], x) is None
