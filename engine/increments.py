@@ -21,7 +21,7 @@ class Increments:
 
     def end_phase(self, kernel: Any, phase: str) -> None:
         """Take what the phase changed since `kernel.remembered`, and record its cosine with each earlier phase."""
-        if kernel.adapter is None:
+        if kernel.active is None:
             return
         step = kernel.position.step
         if self._merged:
@@ -29,7 +29,7 @@ class Increments:
             text = f"phase {phase} merged its adapter into the base on the way, so no cosine of its delta can be told"
             kernel.log.event("warning", step, owner="engine", text=text)
             return
-        delta = increment(kernel.adapter.factors, kernel.remembered)
+        delta = increment(kernel.active.factors, kernel.remembered)
         for earlier, before in self.phases.items():
             found = cosine(before, delta)
             kernel.log.event(
