@@ -122,6 +122,7 @@ def test_what_has_no_trend() -> None:
     assert trend([1, 1], {1: [1, 2]}, 1).mean is None and trend([1, 2], {}, 1).mean is None
     assert trend([1, 2], {1: [3, 3], 2: [3, 3]}, 1).reason == "all seeds have the same slope"
     assert trend([1, 2], {1: [3, 3]}, 1).ranks is None
+    assert trend([0.5, 5, 50], {1: [90.1, 90.1, 90.1], 2: [91, 91, 91]}, 1).slopes == (0, 0)
     assert spans_decades([0.1, 10]) and not spans_decades([1, 20]) and not spans_decades([0, 100])
 
 
@@ -187,3 +188,22 @@ def test_a_series_takes_its_direction_from_its_plugin(tmp_path: Path) -> None:
         with pytest.raises(SpecError) as refused:
             load(rule)
         assert text in str(refused.value), str(refused.value)
+
+
+def test_the_examples_of_the_documents_are_valid(tmp_path: Path) -> None:
+    """The fenced blocks of docs/criteria.md, laid over a study of three tasks whose plugin measures."""
+    text = (Path(__file__).parents[2] / "docs" / "criteria.md").read_text(encoding="utf-8")
+    blocks = [block.split("```")[0] for block in text.split("```yaml\n")[1:]]
+    fakes = Fakes()
+    names = ("effective_rank", "isotropy", "active_fraction", "head_similarity")
+    geometry = type("Geometry", (Scale,), {"metrics": {name: Metric() for name in names}})
+    fakes.plugins = {**fakes.plugins, "geometry": geometry}
+    tasks = "".join(f"  {name}: {{kind: pictures, data: {{source: noise, size: 5}}}}\n" for name in "ABC")
+    base = STUDY.replace("task: {kind: pictures, data: {source: noise, size: 5}}\n", f"tasks:\n{tasks}")
+    base = base.replace("  base: {}\n  treated: {plugins: {scale: {by: 1.1}}}\n", "  baseline: {}\n  gossip: {}\n")
+    base += "phases: [{task: A}, {task: B}, {task: C}]\nplugins: {geometry: {by: 1}}\n"
+    counts = []
+    for block in blocks:
+        (tmp_path / "x.yaml").write_text(base + block)
+        counts.append(len(load_study(tmp_path / "x.yaml", (), fakes).criteria))
+    assert counts == [1, 13]
