@@ -162,10 +162,12 @@ def _prepare(
     series = SeriesWriter(run.path)
     series.resume(loaded.record["series"] if loaded else {})
     metrics = built.plans[-1].task.metrics
+    declared = {name: getattr(plugin, "metrics", {}) for name, plugin in built.host.plugins.items()}
     log = spec.log
     kernel.log = Recorder(
-        series, events, steps=log.steps, seconds=log.seconds, offsets=offsets, metrics=metrics, flag=kernel.flag
-    )
+        series, events, steps=log.steps, seconds=log.seconds, offsets=offsets, metrics=metrics, declared=declared,
+        flag=kernel.flag,
+    )  # fmt: skip
     keeper.attach(kernel.log)
     resume.take_up(kernel, keeper, loaded)
     if loaded is None:

@@ -17,7 +17,7 @@ import pluggy
 from .answers import CHECKS, Refused, terms_of
 from .errors import CtrError, GuardError, Interrupted, PluginError, SpecError, StorageError, guess
 from .hooks import PROJECT, EpochAdvice, Hooks, LossTerm, LrAdvice, Reset, hookimpl
-from .task import task_problem
+from .task import metrics_problem, task_problem
 from .text import printable, slug_problem
 
 if TYPE_CHECKING:
@@ -118,6 +118,8 @@ def plugin_problem(plugin: Any) -> str | None:
         implementations(plugin)
     except PluginError as error:
         return str(error)
+    if problem := metrics_problem(getattr(plugin, "metrics", {}), f"plugin class {plugin.__name__}: "):
+        return problem
     if hasattr(plugin, "state") != hasattr(plugin, "restore"):
         return "state and restore belong together: what is not put back would be lost by a kill"
     return None

@@ -48,6 +48,7 @@ class Recorder:
         seconds: float = 0.5,
         offsets: Sequence[int] = (0,),
         metrics: Mapping[str, Metric] | None = None,
+        declared: Mapping[str, Mapping[str, Metric]] | None = None,
         flag: Tensor | None = None,
     ) -> None:
         self.series, self.events = series, events
@@ -78,12 +79,16 @@ class Recorder:
             self._about[f"{split}.loss"] = {"better": "lower"}
             for name, metric in (metrics or {}).items():
                 self._about[f"{split}.{name}"] = {"unit": metric.unit, "better": metric.better}
+        for owner, named in (declared or {}).items():
+            for name, metric in named.items():
+                self._about[f"{owner}.{name}"] = {"unit": metric.unit, "better": metric.better}
         self._known = set(series.lengths())
 
     def _append(self, key: str, steps: Any, values: Any) -> None:
         if key not in self._known:
             self._known.add(key)
-            self.series.declare(key, **self._about.get(key, {}))
+            family = ".".join(key.split(".")[:2])  # what a plugin says of `rank` holds for its `rank.layer3` too
+            self.series.declare(key, **self._about.get(key, self._about.get(family, {})))
         self.series.append(key, steps, values)
 
     def _clear(self) -> None:

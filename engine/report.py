@@ -12,6 +12,7 @@ from .figure_data import trace, watched_series
 from .report_content import content, epoch_value
 from .report_read import Study, read_study, strings
 from .report_terminal import render_tables
+from .report_treatments import pictures, treatments
 from .storage import atomic_write, jsonable, make_folder
 from .text import printable, slug_problem
 
@@ -29,8 +30,8 @@ def build_report(study_dir: Path) -> dict[str, Any]:
 
     study = read_study(study_dir)
     drawn = list(_figures(study))  # before the content: what cannot be read while drawing is named there
-    report = content(study)
-    drawn += [*_differences(report), *_matrices(report)]
+    report = {**content(study), **treatments(study)}
+    drawn += [*_differences(report), *_matrices(report), *pictures(report)]
     report["figures"] = [about for about, _ in drawn]
     images = {about["path"]: data for about, data in drawn}
     tree = jsonable(report, "report.json")
@@ -47,7 +48,8 @@ def _write_images(folder: Path, images: Mapping[str, bytes]) -> None:
     make_folder(folder / "figures")
     for name, data in images.items():
         atomic_write(folder / name, data)
-    for kind in ("all-seeds*.png", "seed-*.png", "differences*.png", "matrices*.png"):
+    ours = "all-seeds* seed-* differences* matrices* against-loss dose-*".split()
+    for kind in (f"{stem}.png" for stem in ours):
         for path in (folder / "figures").glob(kind):
             if f"figures/{path.name}" not in images:
                 path.unlink(missing_ok=True)

@@ -41,12 +41,19 @@ def _body(report: Mapping[str, Any], images: Mapping[str, bytes]) -> Iterator[st
     yield '<section class="cards">' + "".join(map(_card, report["contrasts"])) + "</section>"
     if not report["contrasts"]:
         yield '<p class="note">No contrast is named, so nothing is compared.</p>'
+    if report["criteria"]:
+        yield (
+            '<section><h2>Criteria</h2><div class="cards">'
+            + "".join(map(_rule, report["criteria"]))
+            + "</div></section>"
+        )
     yield from _box("Pairs that were dropped", report["incomplete"], "warn")
     yield from _box("What could not be read", report["problems"], "warn")
     every = tables(report)
-    yield from (_table(table) for table in every if table.title.startswith("Paired"))
+    first = [table for table in every if table.title.startswith(("Paired", "Criteria"))]
+    yield from map(_table, first)
     yield from _figures(report["figures"], images)
-    yield from (_table(table) for table in every if not table.title.startswith("Paired"))
+    yield from (_table(table) for table in every if table not in first)
     yield from _box("The arms", (f"{arm}: {settings(p)}" for arm, p in arm_plugins(report).items()))
     for title, key in (("What the plugins decided", "decisions"), ("Warnings", "warnings"), ("Errors", "errors")):
         yield from _per_run(title, key, report["runs"])
@@ -79,6 +86,16 @@ def _card(row: Mapping[str, Any]) -> str:
         f'<article class="card {kind}"><p class="chip">{SIGNS[row["verdict"]]} {escape(row["verdict"])}</p>'
         f"<h2>{escape(contrast_name(row))}<small>{escape(row['metric'])}</small></h2>{strip(row)}"
         f"<p>{escape(row['sentence'])}</p>{_power(row)}</article>"
+    )
+
+
+def _rule(rule: Mapping[str, Any]) -> str:
+    """Return a criterion as a card; what is at fault stands in its sentence."""
+    verdict = rule["verdict"]
+    sign = {"pass": "✓", "fail": "✗"}.get(verdict, "?")
+    return (
+        f'<article class="card {escape(verdict)}"><p class="chip">{sign} {escape(verdict)}</p>'
+        f"<h2>{escape(rule['name'])}<small>{escape(rule['who'])}</small></h2><p>{escape(rule['sentence'])}</p></article>"
     )
 
 

@@ -41,6 +41,9 @@ def _lines(report: Mapping[str, Any]) -> Iterator[str]:
     yield from _list(
         "", [f"**{escape(v)}**" for v in report["verdicts"]] or ["No contrast is named, so nothing is compared."]
     )
+    yield from _list("## What the criteria say\n", (opening(rule["sentence"]) for rule in report["criteria"]))
+    trends = [row["sentence"] for row in (*report["tradeoffs"], *report["doses"])]
+    yield from _list("## What treatments did\n", map(opening, trends))
     yield from _list("## Pairs that were dropped\n", map(opening, report["incomplete"]))
     for figure in report["figures"]:
         yield f"![{escape(figure['alt'])}]({figure['path']})\n"

@@ -23,7 +23,8 @@ section { margin-top: 36px; }
 .cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(330px, 1fr)); gap: 16px; margin-top: 0; }
 .card { --tone: var(--plain); background: var(--card); border: 1px solid var(--line); border-top: 4px solid var(--tone);
   border-radius: 10px; padding: 14px 18px; }
-.card.improves { --tone: var(--good); } .card.worse { --tone: var(--bad); } .card.identical { --tone: var(--same); }
+.card.improves, .card.pass { --tone: var(--good); } .card.worse, .card.fail { --tone: var(--bad); }
+.card.identical { --tone: var(--same); }
 .card h2 { margin: 0 0 6px; font-size: 16px; }
 .card h2 small { display: block; color: var(--soft); font-weight: 400; font-size: 13px; }
 .card p { margin: 8px 0 0; font-size: 14px; overflow-wrap: anywhere; }

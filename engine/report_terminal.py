@@ -17,6 +17,7 @@ MOST_WARNINGS = 8
 MOST_READINGS = 12
 SPOKEN = ("learning", "backward transfer", "interference")  # a ratio, and what repeats learning, stay in the report
 STYLES = {"improves": "bold green", "worse": "bold red", "identical": "cyan", "cannot say": "yellow"}
+RULES = {"pass": ("✓", "bold green"), "fail": ("✗", "bold red"), "undecided": ("?", "yellow")}
 
 
 def render_tables(report: Mapping[str, Any]) -> RenderableType:
@@ -50,6 +51,15 @@ def _parts(report: Mapping[str, Any]) -> Iterator[RenderableType]:
     for row in report["contrasts"]:
         if row["verdict"] == "no difference" and row["seeds_note"]:
             yield _text(f"{contrast_name(row)} on {row['metric']}: {row['seeds_note']}.")
+    for rule in report["criteria"]:
+        sign, style = RULES[rule["verdict"]]
+        yield _text(f"{sign} {rule['sentence']}", style)
+    for row in report["tradeoffs"]:
+        if row["verdict"] in ("improves", "worse"):
+            yield _text(f"~ {row['sentence']}")
+    for row in report["doses"]:
+        if row["weights"] == "selected":
+            yield _text(f"~ {row['sentence']}")
     if report["exactness"] != "bit-exact":
         yield _text(f"Arms are {report['exactness']}.", "yellow")
     told = [*_unmatched(report), *report["incomplete"], *report["problems"]]

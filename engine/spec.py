@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic_core import to_jsonable_python
 
+from .criteria_checks import read_criteria
 from .errors import Problem, SpecError
 from .nodes import Node, Place, difference, from_plain
 from .overlay import load_tree, with_sets
@@ -147,6 +148,7 @@ class StudySpec(Resolved):
     on: tuple[str, ...]
     select: Selected
     metrics: dict[str, dict[str, str]]
+    criteria: tuple[dict[str, Any], ...]
     log: LogSpec
     checkpoint: CheckpointSpec
     source: dict[str, Any]
@@ -185,6 +187,7 @@ class StudySpec(Resolved):
             "select": _plain(self.select),
             "determinism": self.train.determinism,
             "metrics": self.metrics,
+            **({"criteria": list(self.criteria)} if self.criteria else {}),
         }
 
 
@@ -208,13 +211,18 @@ def load_study(path: Path, sets: Sequence[str] = (), registry: Registry | None =
         checker.add(root.mapping["seeds"].problem(text))
     compare = head.compare if head else checker.check(CompareSpec, root.mapping.get("compare", Node({}, root.place)))
     comparison = read_comparison(compare, root, treatments, registry, checker) if compare else None
+    criteria: list[dict[str, Any]] = []
+    used = dict(comparison.metrics) if comparison else {}
+    if head and comparison and head.criteria:
+        criteria, more = read_criteria(head.criteria, root, comparison.contrasts, treatments, registry, checker)
+        used |= more
     _raise(checker)
     assert head is not None and comparison is not None
     select = head.compare.select.on
     return StudySpec(
         study=head.study, question=head.question, seeds=head.seeds, arms=tuple(root.mapping["arms"].mapping),
         treatments=tuple(treatments), contrasts=comparison.contrasts, on=head.compare.on,
-        select=Selected(on=select, better=comparison.metrics[select]["better"]), metrics=comparison.metrics,
+        select=Selected(on=select, better=used[select]["better"]), metrics=used, criteria=tuple(criteria),
         log=head.log, checkpoint=head.checkpoint, source=root.data,
     )  # fmt: skip
 

@@ -80,7 +80,7 @@ def read_comparison(
     arms = list(root.mapping["arms"].mapping) if "arms" in root.mapping else []
     on = node.mapping.get("on")
     select = node.mapping["select"].mapping.get("on") if "select" in node.mapping else None
-    metrics = _metrics(treatments, registry)
+    metrics = metrics_of(treatments, registry)
     wanted = [(name, ("test", "val"), on.items[index] if on else node) for index, name in enumerate(compare.on)]
     wanted.append((compare.select.on, ("val", "calibration"), select or node))
     used: Metrics = {}
@@ -88,7 +88,7 @@ def read_comparison(
         found = _metric(name, splits, metrics, at, checker)
         used.update(found)
         if found:
-            _check_split(name.partition(".")[0], treatments, registry, at, checker)
+            check_split(name.partition(".")[0], treatments, registry, at, checker)
     return Comparison(tuple(_contrasts(compare, node, arms, checker)), used)
 
 
@@ -98,26 +98,34 @@ def _contrasts(compare: CompareSpec, node: Node, arms: Sequence[str], checker: C
         return
     seen: set[frozenset[str]] = set()
     for text, at in zip(compare.contrasts, node.mapping["contrasts"].items, strict=True):
-        match = _CONTRAST.match(text)
-        if match is None:
-            checker.add(
-                at.problem(f"must be two arms joined by ' - ', such as treated - baseline, given {shown(text)}")
-            )
+        pair = contrast_of(text, at, arms, checker)
+        if pair is None:
             continue
-        first, second = match.groups()
-        wrong = next((arm for arm in (first, second) if arm not in arms), None)
-        if wrong is not None:
-            checker.add(at.problem(f"{shown(wrong)}: {unknown(wrong, arms, 'arm')}"))
-        elif first == second:
-            checker.add(at.problem(f"compares {first} with itself"))
-        elif frozenset((first, second)) in seen:
+        if frozenset(pair) in seen:
             checker.add(at.problem("compares two arms that an earlier contrast compares"))
         else:
-            yield first, second
-        seen.add(frozenset((first, second)))
+            yield pair
+        seen.add(frozenset(pair))
 
 
-def _metrics(treatments: Sequence[Treatment], registry: Registry) -> Metrics | None:
+def contrast_of(text: str, at: Node, arms: Sequence[str], checker: Checker) -> tuple[str, str] | None:
+    """Return the two arms of `treated - baseline`; None, with the problem kept, where these are not two known arms."""
+    match = _CONTRAST.match(text)
+    if match is None:
+        checker.add(at.problem(f"must be two arms joined by ' - ', such as treated - baseline, given {shown(text)}"))
+        return None
+    first, second = match.groups()
+    wrong = next((arm for arm in (first, second) if arm not in arms), None)
+    if wrong is not None:
+        checker.add(at.problem(f"{shown(wrong)}: {unknown(wrong, arms, 'arm')}"))
+    elif first == second:
+        checker.add(at.problem(f"compares {first} with itself"))
+    else:
+        return first, second
+    return None
+
+
+def metrics_of(treatments: Sequence[Treatment], registry: Registry) -> Metrics | None:
     """Return the metrics that every task of the study has; None where a task could not be read."""
     kinds = {entry.kind for treatment in treatments for entry in treatment.tasks.values()}
     if not kinds:
@@ -141,7 +149,7 @@ def _metric(name: str, splits: Sequence[str], metrics: Metrics | None, at: Node,
     return {}
 
 
-def _check_split(split: str, treatments: Sequence[Treatment], registry: Registry, at: Node, checker: Checker) -> None:
+def check_split(split: str, treatments: Sequence[Treatment], registry: Registry, at: Node, checker: Checker) -> None:
     """Refuse a metric on a split that some task's settings leave out, where its class can tell."""
     for treatment in treatments:
         for name, entry in treatment.tasks.items():

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from .criteria_spec import Criterion
 from .text import slug_problem
 from .train_spec import Settings
 
@@ -88,6 +89,9 @@ class StudyHead(Settings):
         description="one run per arm for each; runs are compared seed by seed"
     )
     compare: CompareSpec = Field(default=CompareSpec(), description="which arms are held against which, and by what")
+    criteria: dict[str, Criterion] = Field(
+        default={}, description="rules by name that the study passes or fails; they change no run"
+    )
     log: LogSpec = Field(default=LogSpec(), description="how often what happened is written down")
     checkpoint: CheckpointSpec = Field(default=CheckpointSpec(), description="how often a run can be taken up again")
 

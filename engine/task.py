@@ -197,10 +197,14 @@ def task_problem(task: Any) -> str | None:
         return f"task class {task.__name__} has no {', '.join(lacking)}"
     if not hasattr(getattr(task, "Config", None), "model_validate"):
         return "a task needs a nested pydantic class Config"
-    metrics = getattr(task, "metrics", None)
+    return metrics_problem(getattr(task, "metrics", None), f"task class {task.__name__}: ")
+
+
+def metrics_problem(metrics: Any, who: str = "") -> str | None:
+    """Say why something cannot be the metrics that a task or a plugin declares; None when it can."""
     if not isinstance(metrics, Mapping) or not all(isinstance(metric, Metric) for metric in metrics.values()):
-        return f"task class {task.__name__}: metrics must be a mapping of names to Metric"
-    wrong = (f"metric {printable(name, 80)}: its name {why}" for name in metrics if (why := slug_problem(name)))
+        return f"{who}metrics must be a mapping of names to Metric"
+    wrong = (f"{who}metric {printable(name, 80)}: its name {why}" for name in metrics if (why := slug_problem(name)))
     return next(wrong, None)
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field, model_validator
 
 from ctr.engine.hooks import LossTerm, hookimpl
 from ctr.engine.seeding import mix, stream
+from ctr.engine.task import Metric
 
 from .schedules import factor
 from .settings import Diversity, Gossip, Metrics, Repulsion, Settings, Sparsity, Term
@@ -30,6 +31,18 @@ ALL = frozenset({-1})
 
 class Geometry:
     """Adds terms on hidden states, attention maps and branches, and measures their geometry."""
+
+    metrics: ClassVar[Mapping[str, Metric]] = {
+        "effective_rank": Metric(better="higher"),
+        "isotropy": Metric(better="lower"),
+        "active_fraction": Metric(better="lower"),
+        "head_similarity": Metric(better="lower"),
+        "branch_entropy": Metric(better="higher"),
+        "branch_score_entropy": Metric(better="higher"),
+        "branch_usage_min": Metric(better="higher"),
+        "branch_usage_max": Metric(better="lower"),
+        "branch_usage_std": Metric(better="lower"),
+    }
 
     class Config(Settings, frozen=True):
         """Settings, one part a term. With every weight at 0 it only measures."""

@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from ctr.engine.errors import PluginError
 from ctr.engine.hooks import EpochAdvice, LossTerm, LrAdvice, Reset, hookimpl
 from ctr.engine.host import find, implementations, plugin_problem
+from ctr.engine.task import Metric
 
 from .tiny import make
 
@@ -184,6 +185,20 @@ def test_a_state_that_cannot_be_put_back_is_refused() -> None:
             return {}
 
     assert plugin_problem(Forgets) is not None and "restore belong together" in str(plugin_problem(Forgets))
+
+
+@pytest.mark.parametrize(
+    ("metrics", "text"),
+    [
+        (["rank"], "metrics must be a mapping of names to Metric"),
+        ({"rank": "higher"}, "metrics must be a mapping of names to Metric"),
+        ({"a b": Metric()}, "metric a b: its name must be letters"),
+    ],
+)
+def test_what_a_plugin_says_of_its_numbers_is_checked(metrics: Any, text: str) -> None:
+    config = type("Config", (BaseModel,), {})
+    told = type("Told", (), {"Config": config, "metrics": metrics})
+    assert f"plugin class Told: {text}" in str(plugin_problem(told))
 
 
 class FakePoint:

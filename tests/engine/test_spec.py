@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from ctr.engine import phases, spec, study_spec, train_spec, treatment
+from ctr.engine import criteria_spec, phases, spec, study_spec, train_spec, treatment
 from ctr.engine.errors import SpecError
 from ctr.engine.host import discover
 from ctr.engine.overlay import merge, put, split_path, stack
@@ -363,6 +363,7 @@ SAME = [
     ("study: toy", "study: other"), ("study: toy", "study: toy\nquestion: why"), ("[1, 2, 3]", "[5, 2]"),
     ("  treated:", "  renamed:"), ("arms:\n", "log: {steps: 3}\ncheckpoint: {keep: 9}\narms:\n"),
     ("arms:\n", "compare: {contrasts: [base - treated], on: [val.loss]}\narms:\n"),
+    ("arms:\n", "criteria: {cheap: {metric: val.loss, worse_by_at_most: 10 %}}\narms:\n"),
     ("epochs: 3", "epochs: 3\n  threads: 7"), ("epochs: 3", "epochs: 3\n  device: cpu"),
     ("epochs: 3", "epochs: 3\n  grad_accum: 1"), ("  base: {}\n", "  base: {}\n  c: {}\n"),
 ]  # fmt: skip
@@ -458,10 +459,12 @@ def test_the_schema_knows_what_is_installed() -> None:
         {"arms": {"a": {"train": {"optimizer": {"base_lr": 2}}}}},
         {"phases": [{"task": "main", "train": {"epochs": 3}}]}, {"plugins": {"replay": {"arm": "a", "seed": 3}}},
         {"arms": {"a": {"task": {"data": {"size": 3}}, "model": {"width": 1}}}},
+        {"criteria": {"a": {"metric": "val.loss", "better_by": "10 %", "provided": [{"metric": "x", "within": 2}]}}},
     ):  # fmt: skip
         assert fits({**base, **good}, whole, whole), good
     for bad in (
         {"x": 1}, {"plugins": {"scal": {}}}, {"plugins": {"scale": {"to": 1}}}, {"seeds": "x"}, {"seeds": [-1]},
+        {"criteria": {"a": {"metric": "val.loss", "beter_by": 1}}}, {"criteria": {"a": {"metric": "x", "within": -1}}},
         {"model": {"kind": "x"}}, {"task": {"kind": "x"}}, {"task": {"kind": "words", "data": {}}},
         {"arms": {"a": {"seeds": [1]}}},
         {"arms": {"a": {"train": {"device": "cpu"}}}}, {"train": {"optimizer": {"kind": "sgd", "betas": [0, 0]}}},
@@ -481,7 +484,7 @@ def test_definitions_of_the_same_name_do_not_collide() -> None:
 # -------------------------------------------------------------------------------------------- every field is read
 def models() -> list[type[BaseModel]]:
     """Return the models of the spec, those of other modules apart."""
-    modules = (phases, train_spec, study_spec, treatment, spec)
+    modules = (criteria_spec, phases, train_spec, study_spec, treatment, spec)
     found = {value for module in modules for value in vars(module).values() if isinstance(value, type)}
     ours = {m.__name__ for m in modules}
     return sorted((m for m in found if issubclass(m, BaseModel) and m.__module__ in ours), key=lambda m: m.__name__)

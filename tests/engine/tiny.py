@@ -161,7 +161,10 @@ def make(
     series = SeriesWriter(folder)
     series.resume(loaded.record["series"] if loaded else {})
     offsets = np.cumsum([0, *(spec.epochs for spec in specs)]).tolist()
-    kernel.log = Recorder(series, EventLog(folder), steps=log_steps, seconds=60.0, offsets=offsets, flag=kernel.flag)
+    declared = {name: getattr(plugin, "metrics", {}) for name, plugin in plugins.items()}
+    kernel.log = Recorder(
+        series, EventLog(folder), steps=log_steps, seconds=60.0, offsets=offsets, declared=declared, flag=kernel.flag
+    )
     keeper.attach(kernel.log)
     resume.take_up(kernel, keeper, loaded)
     OPEN.append(kernel)

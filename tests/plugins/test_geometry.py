@@ -240,6 +240,9 @@ def test_metrics_and_shares_are_logged_at_the_start_and_after_every_epoch(tmp_pa
     assert {key for key in index if key.startswith("geometry.")} == {f"geometry.{m}" for m in measured} | weighted
     for name in measured:
         assert read_series(tmp_path, f"geometry.{name}")[0].tolist() == [0, 6, 12, 18], name
+    about = {key: entry["better"] for key, entry in series_index(tmp_path).items()}
+    assert about["geometry.effective_rank"] == about["geometry.effective_rank.layer1"] == "higher"
+    assert about["geometry.isotropy"] == "lower" and about["geometry.share.task"] is None
     rows = [read_series(tmp_path, f"geometry.share.{name}")[1] for name in ("task", *TERMS)]
     assert sum(rows).tolist() == pytest.approx([1, 1, 1, 1])  # type: ignore[arg-type]
     assert all((row[:2] > 0).all() for row in rows)
