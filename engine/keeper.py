@@ -162,7 +162,7 @@ class Keeper:
         if val is not None and moment != "step":
             self._val = {name: val.mean(name) for name in ("loss", *val.metrics)}
         self.heartbeat.update(
-            doing=doing, phase=plan.phase.name, phase_index=at.phase, epoch=done, epochs=plan.train.epochs,
+            doing=doing, phase=plan.phase.name, phase_index=plan.phase.index, epoch=done, epochs=plan.train.epochs,
             batch=at.micro, step=at.step, total=total, val=self._val, **kernel.log.last,
         )  # fmt: skip
 
