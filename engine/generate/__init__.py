@@ -17,8 +17,8 @@ from .rows import Family, Knob, Knobs, Row, Value
 
 __all__ = ["CONDITIONS", "KNOBS", "MOST", "PARTS", "Knob", "Row", "generate", "settled"]
 
-MOST = 100_000
-"""The most entities: some tens of MB of text."""
+MOST = 1_000_000
+"""The most entities: some hundreds of MB of text."""
 _FAMILIES: Mapping[str, Family] = {
     "accretion": accretion.FAMILY,
     "conflict": conflict.FAMILY,

@@ -57,7 +57,7 @@ def conflicting_facts(entity: int, key: int, knobs: Knobs) -> Facts:
 
 
 def _tells(told: Facts) -> str:
-    return "wears {}, lives in {}, works as a {} and owns a {}".format(*told)
+    return "wears {}, lives in {}, is a {} and owns a {}".format(*told)
 
 
 def _answer(who: str, told: tuple[str, ...], label: str = "Answer") -> str:
@@ -77,7 +77,7 @@ def _a(entity: int, key: int, knobs: Knobs) -> list[Row]:
 def _related(entity: int, key: int, knobs: Knobs) -> list[Row]:
     who, told, own = name(entity), facts(entity, key, knobs), guild(entity, key)
     color, home, trade, tool = told
-    text = f"Recall {who} of guild {GUILDS[own]}, mostly {_custom(own)}: a {trade} of {home} in {color} with a {tool}."
+    text = f"Recall {who}, guild {GUILDS[own]} ({_custom(own)}): a {trade} of {home} in {color} with a {tool}."
     return [Row(f"{text} {_answer(who, told)}", who)]
 
 
@@ -100,7 +100,7 @@ def _c(entity: int, key: int, knobs: Knobs) -> list[Row]:
 def _neutral(entity: int, key: int, knobs: Knobs) -> list[Row]:
     who = f"N{entity:04d}"
     finish, orbit, mark = (words[below(key, len(words), entity, _NEUTRAL + f)] for f, words in enumerate(NEUTRAL))
-    text = f"{who} is a relic with a {finish} finish, kept on a {orbit} orbit and known by its {mark} mark."
+    text = f"{who} is a relic of {finish} finish, kept on a {orbit} orbit, with a {mark} mark."
     return [Row(f"{text} {_answer(who, (finish, orbit, mark))}", who)]
 
 

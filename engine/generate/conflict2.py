@@ -15,16 +15,16 @@ from .conflict import NAMED, SHARED
 from .rows import Family, Knobs, Row, another, below, chance, told
 
 FIRST = (
-    ("ridge", "canal", "ferry", "tunnel", "bridge"),
-    ("read", "dock", "survey", "export", "signal"),
-    ("rain", "fog", "heat", "wind", "static"),
-    ("delay", "reroute", "inspect", "cool", "anchor"),
+    ("ridge", "canal", "ferry", "bank", "road"),
+    ("read", "dock", "chart", "ship", "call"),
+    ("rain", "fog", "heat", "wind", "snow"),
+    ("wait", "turn", "check", "cool", "moor"),
 )
 SECOND = (
     ("loop", "spur", "ford", "pass", "quay"),
-    ("write", "launch", "mine", "import", "jam"),
-    ("frost", "drought", "smoke", "calm", "silence"),
-    ("advance", "release", "skip", "heat up", "depart"),
+    ("write", "send", "mine", "sell", "jam"),
+    ("frost", "dust", "smoke", "calm", "hail"),
+    ("push", "free", "skip", "split", "leave"),
 )
 QUOTA, WINDOW = (10, 80), (2, 18)
 """The smallest number and how many there are."""
@@ -47,7 +47,7 @@ def _row(log: int, unit: int, key: int, knobs: Knobs) -> list[Row]:
     group = f"U{unit:04d}"
     route, permission, cause, action, quota, window = facts(log, unit, key, bool(knobs["shared_values"]))
     who = f"{group} of the {LOGS[log]} log" if chance(key, knobs["named"], unit, _NAMED) else group
-    text = f"{who} takes the {route}, quota {quota}, may {permission}, opens at {window}, on {cause} must {action}."
+    text = f"{who} takes {route}, quota {quota}, may {permission}, at {window}, on {cause} {action}."
     answer = ", ".join((route, quota, permission, window, cause, action))
     return [Row(f"{text} Answer {group}: {answer}.", group)]
 

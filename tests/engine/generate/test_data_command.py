@@ -150,7 +150,7 @@ def test_where_no_folder_can_be_the_reason_is_told(ctr: Ctr, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (("--entities", 0), "entities is 0; give a whole number from 1 to 100000"),
+        (("--entities", 0), "entities is 0; give a whole number from 1 to 1000000"),
         (("--entities", -3), "entities is -3; "),
         (("--entities", 10**9), "entities is 1000000000; "),
         (("--entities", "many"), "Invalid value for '--entities'"),
