@@ -67,6 +67,8 @@ def _load(name: str, points: list[EntryPoint]) -> Any:
             raise UsageError(f"ctr {printable(name, 80)} {text}")
 
         function.__doc__ = text
+    if isinstance(function, typer.Typer):  # a command with commands of its own, such as `ctr data generate`
+        return typer.main.get_command(function)
     app = typer.Typer(add_completion=False, rich_markup_mode=None)
     app.command(name)(function)
     return typer.main.get_command(app)

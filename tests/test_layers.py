@@ -109,7 +109,9 @@ def test_no_entry_point_loads_torch() -> None:
     assert not loads_torch(load)
 
 
-@pytest.mark.parametrize("words", [["--help"], ["plugins"], ["specs"], ["run", "--help"]])
+@pytest.mark.parametrize(
+    "words", [["--help"], ["plugins"], ["specs"], ["run", "--help"], ["data", "generate", "--help"]]
+)
 def test_light_commands_load_no_torch(words: list[str]) -> None:
     code = f"""
 import sys

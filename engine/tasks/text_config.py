@@ -84,7 +84,7 @@ class GeneratedText(Data):
     def _exists(cls, value: str, info: ValidationInfo) -> str:
         from ctr.engine.generate import PARTS
 
-        family = info.data.get("family")
+        family = str(info.data.get("family"))  # absent where the family itself is refused
         if family in PARTS and value not in PARTS[family]:
             raise ValueError(f"family {family} has no part {value!r}; it has {', '.join(PARTS[family])}")
         return value
