@@ -81,13 +81,12 @@ def gather(tokens: Tokens, at: Layout, ids: Sequence[str], pad: int, device: tor
         positions = np.zeros(cells, np.int64)
         positions[target] = inside
         gaps = ~mask
-        positions[gaps] = (
-            np.arange(cells)[gaps] % at.width
-        )  # each its own: a row of padding must not look like one text
+        positions[gaps] = np.arange(cells)[gaps] % at.width
         parts.append(positions)
     shape = (at.height, at.width)
     moved = torch.from_numpy(np.concatenate(parts)).to(device, non_blocking=True)
-    pieces = list(moved.split([len(part) for part in parts]))
+    ends = np.cumsum([len(part) for part in parts]).tolist()
+    pieces = [moved[stop - len(part) : stop] for part, stop in zip(parts, ends, strict=True)]
     tensors = {
         "ids": pieces[0].view(shape),
         "mask": torch.from_numpy(mask.reshape(shape)).to(device, non_blocking=True),
