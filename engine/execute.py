@@ -3,33 +3,30 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import platform
-import subprocess
 import threading
 from collections.abc import Callable
-from importlib.metadata import PackageNotFoundError, version
+from functools import partial
 from typing import Any
 
 import numpy as np
-import torch
 
 from . import resume
 from .build import Built, build, settle_exactness
-from .checkpoint import CheckpointStore, Loaded, digest
+from .checkpoint import CheckpointStore, Loaded
 from .errors import CtrError, GuardError, Interrupted, StorageError
 from .events_log import EventLog
 from .host import Registry
 from .keeper import Keeper
 from .kernel import Kernel
 from .order import Order, Outcome
+from .phase_keys import phase_keys
+from .phase_reuse import Reuse
+from .provenance import add_provenance, read_provenance, versions, write_provenance
 from .recorder import Recorder
-from .rundir import Heartbeat, RunDir, atomic_write, read_json, write_json
+from .rundir import Heartbeat, RunDir, atomic_write
 from .series import SeriesWriter
 from .storage import TEMPORARY, remove_quietly, storage_error, sync_folder
 from .text import printable
-
-PACKAGES = ("ctr-engine", "torch", "torchvision", "transformers", "peft", "pluggy", "pydantic", "numpy", "safetensors")
 
 
 def execute(
@@ -59,11 +56,12 @@ def _locked(
     heartbeat.change("live", doing="preparing")
     events: EventLog | None = None
     kernel: Kernel | None = None
+    closing = contextlib.ExitStack()
     text: str | None = "interrupted at once, without a checkpoint"
     status, code = "stopped", Interrupted.exit_code
     try:
         events = EventLog(run.path)
-        kernel = _prepare(order, run, registry, events, heartbeat, stop, after_update)
+        kernel = _prepare(order, run, registry, events, heartbeat, stop, after_update, closing)
         if lock.taken_over:  # after the resume, whose record supersedes what stands before it
             _warn(events, kernel, f"lock taken over from {printable(lock.taken_over, 200)}")
         kernel.run()
@@ -76,6 +74,7 @@ def _locked(
         _flush_what_is_whole(kernel, error)
         _note(events, kernel, error, text)
     finally:
+        closing.close()
         if events is not None:
             if heartbeat.error is not None:
                 _warn(events, kernel, f"the status file could not always be written: {heartbeat.error}")
@@ -138,6 +137,7 @@ def _prepare(
     heartbeat: Heartbeat,
     stop: threading.Event,
     after_update: Callable[[int], None] | None,
+    closing: contextlib.ExitStack,
 ) -> Kernel:
     spec = order.run
     settle_exactness(spec.phases[0].train.determinism, order.threads)
@@ -146,9 +146,10 @@ def _prepare(
     loaded = store.newest()
     if loaded is None:
         atomic_write(run.spec, spec.text().encode())
-        _write_provenance(order, run, built)
+        write_provenance(order, run, built)
     else:
         _set_aside(loaded)
+    reuse = _reuse(order, run, built, registry, events, fresh=loaded is None)  # before weights are put back
     updates = _expected_updates(built)
     keeper = Keeper(
         run, store, heartbeat, checkpoint=spec.checkpoint, select=spec.select, updates=updates, stop=stop,
@@ -158,16 +159,7 @@ def _prepare(
         plans=built.plans, tasks=built.tasks, module=built.module, host=built.host, log=None, keeper=keeper,
         seed=spec.seed, device=built.device, needs=built.needs, adapter=built.adapter, matrix=built.matrix,
     )  # fmt: skip
-    offsets = np.cumsum([0, *(plan.train.epochs for plan in built.plans)]).tolist()
-    series = SeriesWriter(run.path)
-    series.resume(loaded.record["series"] if loaded else {})
-    metrics = built.plans[-1].task.metrics
-    declared = {name: getattr(plugin, "metrics", {}) for name, plugin in built.host.plugins.items()}
-    log = spec.log
-    kernel.log = Recorder(
-        series, events, steps=log.steps, seconds=log.seconds, offsets=offsets, metrics=metrics, declared=declared,
-        flag=kernel.flag,
-    )  # fmt: skip
+    kernel.log = _recorder(order, run, built, kernel, events, loaded)
     keeper.attach(kernel.log)
     resume.take_up(kernel, keeper, loaded)
     if loaded is None:
@@ -177,17 +169,64 @@ def _prepare(
                 _warn(events, kernel, f"task {name}: {note}")
     else:
         _compare_arithmetic(order, run, events, kernel)
+    if reuse is not None:
+        closing.callback(reuse.close)
+        if loaded is None:
+            _begin(order, run, built, kernel, keeper, reuse)
+        else:
+            reuse.go_on(kernel.position.phase)
+        keeper.reuse = reuse
     return kernel
+
+
+def _recorder(
+    order: Order, run: RunDir, built: Built, kernel: Kernel, events: EventLog, loaded: Loaded | None
+) -> Recorder:
+    """Open the log where a checkpoint left it, or anew."""
+    series, log = SeriesWriter(run.path), order.run.log
+    series.resume(loaded.record["series"] if loaded else {})
+    offsets = np.cumsum([0, *(plan.train.epochs for plan in built.plans)]).tolist()
+    declared = {name: getattr(plugin, "metrics", {}) for name, plugin in built.host.plugins.items()}
+    return Recorder(
+        series, events, steps=log.steps, seconds=log.seconds, offsets=offsets,
+        metrics=built.plans[-1].task.metrics, declared=declared, flag=kernel.flag,
+    )  # fmt: skip
+
+
+def _reuse(order: Order, run: RunDir, built: Built, registry: Registry, events: EventLog, fresh: bool) -> Reuse | None:
+    """Return the cache of phases; None for a run of one phase, which has no beginning to share."""
+    spec = order.run
+    if len(spec.phases) < 2 or not spec.checkpoint.cache:
+        return None
+    keys = phase_keys(order, built, registry)
+    if fresh:
+        add_provenance(run, phase_keys=keys)
+    elif read_provenance(run).get("phase_keys") != keys:
+        return None  # it began with other code or on another machine; what it makes now is neither's
+    return Reuse(run.path, spec, order.identity, keys, events)
+
+
+def _begin(order: Order, run: RunDir, built: Built, kernel: Kernel, keeper: Keeper, reuse: Reuse) -> None:
+    """Go on from the longest beginning that another run trained already, once nobody trains a longer one."""
+    entry = reuse.take(partial(keeper.idle, kernel))
+    kernel.log = _recorder(order, run, built, kernel, kernel.log.events, entry.loaded if entry else None)
+    keeper.attach(kernel.log)
+    if entry is None:
+        return
+    loaded, own = reuse.begin(kernel, entry)
+    resume.reinstate(kernel, keeper, loaded, own)
+    keeper.matrix(kernel)
+    add_provenance(run, cached={name: entry.about[name] for name in ("run", "phases", "key", "published")})
+    keeper.commit(kernel, "cached")
 
 
 def _compare_arithmetic(order: Order, run: RunDir, events: EventLog, kernel: Kernel) -> None:
     """Warn where a run goes on with other threads or another torch than it began with: the last bits may differ."""
-    before = read_json(run.provenance)
-    about = before if isinstance(before, dict) else {}
-    versions = about.get("versions")
+    about = read_provenance(run)
+    before = about.get("versions")
     pairs = {
         "threads": (about.get("threads"), order.threads),
-        "torch": (versions.get("torch") if isinstance(versions, dict) else None, _version("torch")),
+        "torch": (before.get("torch") if isinstance(before, dict) else None, versions()["torch"]),
     }
     differs = {what: [was, now] for what, (was, now) in pairs.items() if was is not None and was != now}
     if differs:
@@ -217,55 +256,3 @@ def _expected_updates(built: Built) -> int:
         plan.task.begin(plan.phase)
         total += plan.train.epochs * -(-plan.task.batches(0) // plan.train.grad_accum)
     return total
-
-
-def _write_provenance(order: Order, run: RunDir, built: Built) -> None:
-    order_hash, item_hash = hashlib.sha256(), hashlib.sha256()
-    for plan in built.plans:
-        plan.task.begin(plan.phase)
-        for epoch in range(plan.train.epochs):
-            order_hash.update(np.ascontiguousarray(plan.task.order(epoch)).tobytes())
-    for name, task in built.tasks.items():
-        for split in ("val", "test"):
-            item_hash.update(f"{name}/{split}:{list(task.items(split))}".encode())
-    provenance = {
-        "identity": order.identity,
-        "fingerprints": dict(order.fingerprints),
-        "hashes": {
-            "weights": digest(built.module.state_dict()),
-            "data_order": order_hash.hexdigest(),
-            "evaluation_items": item_hash.hexdigest(),
-        },
-        "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
-        "git": _git(),
-        "hardware": {
-            "machine": platform.machine(),
-            "system": platform.system(),
-            "device": torch.cuda.get_device_name(0) if built.device.type == "cuda" else platform.processor() or "cpu",
-        },
-        "threads": order.threads,
-        "determinism": order.run.phases[0].train.determinism,
-        "device": built.device.type,
-        "parameters": sum(p.numel() for p in built.module.parameters()),
-    }
-    write_json(run.provenance, provenance)
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
-
-
-def _git() -> dict[str, Any] | None:
-    """Return commit and cleanliness of the folder that ctr was started in; None outside a repository."""
-
-    def ask(*words: str) -> str:
-        done = subprocess.run(["git", *words], capture_output=True, text=True, timeout=10, check=True)
-        return done.stdout.strip()
-
-    try:
-        return {"commit": ask("rev-parse", "HEAD"), "dirty": bool(ask("status", "--porcelain", "--untracked-files=no"))}
-    except (OSError, subprocess.SubprocessError):
-        return None

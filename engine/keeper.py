@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -51,6 +52,8 @@ class Keeper:
         self._after_update = after_update
         self._look_every, self._looked = look_every, -math.inf
         self.best: float | None = None
+        self.reuse: Any = None  # the cache of phases, where it is used
+        self._chosen: float | None = None  # the best of the phase that just ended
         self._probes: dict[str, Probe] = {}
         self.increments = Increments()
         self._halt = False  # asked to stop this run alone; the event stops all runs of a study
@@ -96,7 +99,9 @@ class Keeper:
             self._report(kernel, moment)
             asked = self._requests(kernel)
         if due or asked:
-            self.commit(kernel, asked or moment)
+            path, record = self.commit(kernel, asked or moment)
+            if moment == "phase" and self.reuse is not None:
+                self.reuse.publish(kernel, path, record, self._chosen)
         if self._stop.is_set() or self._halt:
             if not (due or asked):
                 self.commit(kernel, "stop")
@@ -110,8 +115,8 @@ class Keeper:
             return bool(every.every_epochs and at.epoch % every.every_epochs == 0)
         return moment == "phase"
 
-    def commit(self, kernel: Any, reason: str) -> None:
-        """Write a checkpoint; series are on disk first, and their lengths are part of it."""
+    def commit(self, kernel: Any, reason: str) -> tuple[Path, Mapping[str, Any]]:
+        """Write a checkpoint and return its folder and record; series are on disk first, their lengths part of it."""
         kernel.log.flush(sync=True)
         kernel.log.event("checkpoint", kernel.position.step, reason=reason)
         kernel.log.events.sync()
@@ -119,6 +124,14 @@ class Keeper:
         path = self._store.save(kernel.position.step, tree.tensors, tree.record)
         self._next_time = self._in_minutes()
         self.heartbeat.update(checkpoint=path.name)
+        return path, tree.record
+
+    def idle(self, kernel: Any, doing: str) -> None:
+        """Wait a moment for another run, and obey meanwhile; raises `Interrupted`."""
+        self.heartbeat.update(doing=doing)
+        self._requests(kernel)
+        if self._halt or self._stop.wait(0.2):
+            raise Interrupted(f"stopped while {doing}; this run had trained nothing yet")
 
     def _requests(self, kernel: Any) -> str | None:
         commit = None
@@ -270,6 +283,7 @@ class Keeper:
                 )
             self._snapshot(kernel, slug, owner)
         if kind == "phase":
+            self._chosen = self.best
             self._keep_adapter(kernel)
             self.increments.end_phase(kernel, plan.phase.name)
             self.best = None if kernel.position.phase + 1 < len(kernel.plans) else self.best
@@ -279,7 +293,8 @@ class Keeper:
             value = evaluation.mean(name) * (1 if self._select.better == "higher" else -1)
             if math.isnan(value):
                 text = f"{self._select.on} is not a number after epoch {kernel.position.epoch}; it selects nothing"
-                kernel.log.event("warning", kernel.position.step, owner="engine", text=text)
+                on = self._select.on
+                kernel.log.event("warning", kernel.position.step, owner="engine", text=text, selects=on)
             if self.best is None or value > self.best or (math.isnan(self.best) and not math.isnan(value)):
                 self.best = value
                 self._snapshot(kernel, "selected", "engine")

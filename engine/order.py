@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 
 @dataclass(frozen=True)
 class Order:
-    """What to run and where; `sources` are the run folders that `RunRef` settings resolved to."""
+    """What to run and where.
+
+    `sources` are the run folders that `RunRef` settings resolved to, `refs` the identities of these runs.
+    """
 
     run: Any
     folder: Path
@@ -19,6 +22,7 @@ class Order:
     threads: int
     sources: Mapping[str, Path]
     take_over: bool = False
+    refs: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -23,9 +23,10 @@ MOST_THREADS = 1024
 
 @dataclass
 class Planned:
-    """One run of a study before it is executed. `after` names the runs that it reads, `asked` holds how it named them.
+    """One run of a study before it is executed.
 
-    `status`, `found` (the identity) and `threads` are what its folder says already; `wrong` is why it cannot start.
+    `after` names the runs that it reads, `asked` holds how it named them, `refs` their identities. `status`, `found`
+    (the identity) and `threads` are what its folder says already; `wrong` is why it cannot start.
     """
 
     run: RunSpec
@@ -35,6 +36,7 @@ class Planned:
     sources: dict[str, Path] = field(default_factory=dict)
     asked: dict[str, tuple[str, str | int]] = field(default_factory=dict)
     after: list[str] = field(default_factory=list)
+    refs: dict[str, str] = field(default_factory=dict)
     status: Status | None = None
     found: str | None = None
     threads: int | None = None
@@ -57,7 +59,8 @@ def plan(spec: StudySpec, folder: Path, registry: Registry) -> tuple[list[Planne
     rows = [_planned(one, folder, registry, seen) for one in spec.runs()]
     by_name = {row.name: row for row in rows}
     for row in _by_reference(rows, spec, kept, by_name):
-        row.identity = row.run.identity(row.fingerprints, _device(row.run), _identities(row, by_name))
+        row.refs = {plugin: by_name[source.name].identity for plugin, source in row.sources.items()}
+        row.identity = row.run.identity(row.fingerprints, _device(row.run), row.refs)
         _look(row)
     return rows, _threads(spec, folder, kept, rows)
 
@@ -122,10 +125,6 @@ def _device(one: RunSpec) -> str:
     from .build import device_of
 
     return device_of(name).type
-
-
-def _identities(row: Planned, by_name: Mapping[str, Planned]) -> dict[str, str]:
-    return {plugin: by_name[source.name].identity for plugin, source in row.sources.items()}
 
 
 # ------------------------------------------------------------------------------------------------- what is there

@@ -82,8 +82,11 @@ def take_up(kernel: Any, keeper: Any, loaded: Any | None) -> None:
     keeper.drop_old_requests(kernel.position.step)
 
 
-def reinstate(kernel: Any, keeper: Any, loaded: Any) -> None:
-    """Put a run back where a checkpoint was taken; the next thing it does is what the killed one would have done."""
+def reinstate(kernel: Any, keeper: Any, loaded: Any, own: Collection[str] = ()) -> None:
+    """Put a run back where a checkpoint was taken; the next thing it does is what the killed one would have done.
+
+    Of another run's checkpoint, the parts of the state that `own` names are left as this run has them.
+    """
     record = loaded.record
     kernel.module.load_state_dict(module_tensors(loaded.tensors), strict=False)
     held = {n.removeprefix("state/"): t for n, t in loaded.tensors.items() if n.startswith("state/")}
@@ -94,7 +97,7 @@ def reinstate(kernel: Any, keeper: Any, loaded: Any) -> None:
     kernel.remembered, kernel.deltas = state["remembered"], state["deltas"]
     keeper.increments.restore(state.get("increments", {}))
     kernel.evaluations = {split: _unpacked(split, one) for split, one in state["evaluations"].items()}
-    if kernel.adapter:
+    if kernel.adapter and "adapter_start" not in own:
         kernel.adapter.start = {name: t.to(kernel.device) for name, t in state["adapter_start"].items()}
     if kernel.matrix is not None and record["matrix"] is not None:
         kernel.matrix = type(kernel.matrix).from_document(record["matrix"])
@@ -106,7 +109,8 @@ def reinstate(kernel: Any, keeper: Any, loaded: Any) -> None:
         restore_optimizer(kernel.optimizer, state["optimizer"], names(kernel.module))
     for name, task in kernel.tasks.items():
         task.restore(state["tasks"].get(name, {}))
-    kernel.host.restore(state["plugins"])
+    if "plugins" not in own:
+        kernel.host.restore(state["plugins"])
     kernel.log.restore(record["recorder"])
     keeper.best = record["best"]
 

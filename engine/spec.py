@@ -110,23 +110,49 @@ class RunSpec(Resolved):
             plugins=dict(made.plugins),
         )
 
-    def identity(self, fingerprints: Mapping[str, str], device_kind: str, refs: Mapping[str, str]) -> str:
-        """Return the hash of all that decides the numbers of the run.
+    def identity(
+        self,
+        fingerprints: Mapping[str, str],
+        device_kind: str,
+        refs: Mapping[str, str],
+        phases: int | None = None,
+        **more: Any,
+    ) -> str:
+        """Return the hash of all that decides the numbers of the run, or with `phases` of its first so many.
 
         `fingerprints` are the data's, `refs` the identities of the runs that plugins read. Names of study and arms,
-        seed lists, contrasts, the question, log and checkpoint cadence and threads are not in it.
+        seed lists, contrasts, the question, log and checkpoint cadence and threads are not in it. Of the first phases
+        neither what selects is in it, nor what none of them asks: plugins, an adapter, the run's own seed. `more` is
+        what the caller adds.
         """
         content = {key: value for key, value in self.document().items() if key in _DECIDES}
+        content["seed"], content["select"] = self.seed, self.select.on
         for phase in content["phases"]:
             phase["train"] = {key: value for key, value in phase["train"].items() if key not in ("device", "threads")}
         for plugin in refs:
             content["plugins"][plugin] = {
                 k: v for k, v in content["plugins"][plugin].items() if k not in ("arm", "seed")
             }
-        about = {"seed": self.seed, "select": self.select.on, "device": device_kind}
-        whole = {**content, **about, "data": dict(fingerprints), "refs": dict(refs)}
+        whole = {**content, "refs": dict(refs), **(_first(content, phases) if phases else {})}
+        whole |= {"device": device_kind, "data": dict(fingerprints), **more}
         text = json.dumps(whole, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _first(content: Mapping[str, Any], phases: int) -> dict[str, Any]:
+    """Return what is otherwise in the content of an identity where only the first phases count."""
+    kept = content["phases"][:phases]
+    silent = all(phase["plugins"] == "none" for phase in kept)
+    whole = all(phase["trains"] == "all" for phase in kept)
+    # plugins and resets of an adapter draw from the run's seed, whatever seed the phase has
+    seeded = silent and whole and all(phase["seed"] is not None for phase in kept)
+    return {
+        "phases": kept,
+        "select": None,
+        **({"plugins": {}, "refs": {}} if silent else {}),
+        **({"adapter": None} if whole else {}),
+        **({"seed": None} if seeded else {}),
+    }
 
 
 _DECIDES = ("model", "adapter", "tasks", "phases", "plugins")

@@ -146,7 +146,7 @@ def queue(p: Planned) -> None:
 
 
 def _order(p: Planned, threads: int, take_over: bool) -> Order:
-    return Order(p.run, p.folder, p.identity, p.fingerprints, threads, dict(p.sources), take_over)
+    return Order(p.run, p.folder, p.identity, p.fingerprints, threads, dict(p.sources), take_over, dict(p.refs))
 
 
 # ---------------------------------------------------------------------------------------------------- executing

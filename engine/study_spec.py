@@ -78,6 +78,10 @@ class CheckpointSpec(Settings):
         default=None, description="minutes between checkpoints; null for none by time"
     )
     keep: int = Field(default=2, ge=1, le=1000, description="newest checkpoints that stay on disk")
+    cache: bool = Field(
+        default=True,
+        description="keep the end of each phase for runs that begin with the same phases, and begin from such an end",
+    )
 
 
 class StudyHead(Settings):

@@ -63,7 +63,7 @@ def _order(path: Path, sets: Sequence[str], arm: str | None, folder: Path) -> Or
     from .study import plan, queue, select
 
     registry = discover()
-    spec = load_study(path, [*sets, "checkpoint.keep=2"], registry)
+    spec = load_study(path, [*sets, "checkpoint.keep=2", "checkpoint.cache=false"], registry)
     planned, threads = plan(spec, folder, registry)
     chosen = select(planned, [arm] if arm else [], [])
     free = [p for p in chosen if not p.sources and (arm is None or p.run.arm == arm)]
