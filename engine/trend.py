@@ -57,7 +57,7 @@ def trend(doses: Sequence[float], by_seed: Mapping[int, Sequence[float]], sign: 
     if len(set(doses)) < 2 or not seeds:
         return Trend(logarithmic=logarithmic, reason="no seed has a value at every dose")
     table = sign * np.array([by_seed[seed] for seed in seeds], dtype=np.float64)
-    table -= table.mean(axis=1, keepdims=True)  # a level has no slope, not even by rounding
+    table -= table[:, :1].copy()  # a level has no slope, not even by rounding
     centred = x - x.mean()
     slopes = table @ centred / float(centred @ centred)
     ranks = [_rank_correlation(x, row) for row in table]

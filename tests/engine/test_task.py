@@ -37,7 +37,7 @@ def changed(**more: Any) -> type:
         (changed(Config=3), "a task needs a nested pydantic class Config"),
         (changed(metrics=None), "task class Changed: metrics must be a mapping of names to Metric"),
         (changed(metrics={"accuracy": "%"}), "task class Changed: metrics must be a mapping of names to Metric"),
-        (changed(metrics={"../up": Metric()}), "metric ../up: its name "),
+        (changed(metrics={"../up": Metric()}), "task class Changed: metric ../up: its name "),
     ],
 )
 def test_a_class_that_cannot_be_a_task_is_named_with_what_it_lacks(task: Any, why: str) -> None:
