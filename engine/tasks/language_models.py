@@ -75,11 +75,17 @@ class LanguageModel(Module):
         """Recompute activations of blocks in the backward pass, or stop doing so."""
         if on == self.checkpointing:
             return
-        if on:
-            self.causal.gradient_checkpointing_enable({"use_reentrant": False})
-            self.causal.config.use_cache = False
-        else:
-            self.causal.gradient_checkpointing_disable()
+        net = self.causal
+        if on and not net.supports_gradient_checkpointing:
+            text = f"{type(net).__name__} cannot recompute its activations; turn it off"
+            raise _wrong("train.gradient_checkpointing", text)
+        word = "enable" if on else "disable"
+        # transformers renames these two, and warns of the older name
+        switch = getattr(net, f"activation_checkpointing_{word}", None) or getattr(
+            net, f"gradient_checkpointing_{word}"
+        )
+        switch({"use_reentrant": False}) if on else switch()
+        net.disable_input_require_grads()  # the reentrant form alone needs it; a frozen base would be walked to its end
         self.checkpointing = on
 
     def hidden(self, ids: Tensor, positions: Tensor | None) -> Tensor:

@@ -163,7 +163,22 @@ def _load(model: LanguageModel, folder: Path, settings: LoraSettings) -> None:
                 raise DataError(f"{text}; adapter.rank ({settings.rank}) and targets must be those it was saved with")
     if len(tensors) != 2 * len(own):
         raise DataError(f"adapter.load: {folder} has factors for targets that this run has not; set adapter.targets")
+    _check_scaling(folder, {factor.scaling for factor in own.values()})
     set_peft_model_state_dict(model.net, tensors)
+
+
+def _check_scaling(folder: Path, ours: set[float]) -> None:
+    """Refuse an adapter whose factors would speak louder or softer here than where they were trained."""
+    about = read_json(folder / "adapter_config.json")
+    try:
+        r, alpha = float(about["r"]), float(about["lora_alpha"])
+        saved = alpha / (math.sqrt(r) if about.get("use_rslora") else r)
+    except (TypeError, KeyError, ValueError, ZeroDivisionError) as error:
+        text = f"adapter.load: {folder}/adapter_config.json does not describe a LoRA adapter"
+        raise DataError(f"{text}: r and lora_alpha must be numbers") from error
+    if any(not math.isclose(saved, scaling, rel_tol=1e-6) for scaling in ours):
+        text = f"adapter.load: {folder} was saved with a scaling of {saved:g}, and this run's is {max(ours):g}"
+        raise DataError(f"{text}; set adapter.alpha and scaling as they were (lora_alpha {alpha:g}, r {r:g})")
 
 
 def _wrong(path: str, text: str) -> SpecError:
