@@ -33,7 +33,7 @@ HOSTILE = (
     "\x1b]0;{}\x07 \x1b]52;c;UFdORUQ=\x07 \x1b]8;;http://x\x1b\\ \x1b[2J\x1b[3J \x1bP1$r\x1b\\ \x9b2J\x9d0;x\x9c "
     "\u202eevil\u202c \u200b\u2066 [/] [@click=app.quit]x[/] [red]{}[/red] \r\n\x08\x7f \x00"
 )
-# each key, and a text that its answer puts on the screen and the screen before did not hold; the next key waits for it
+# each key, and what its answer puts on the screen: a tag, or words of the viewer's own; the next key waits for it
 KEYS = [
     (b"jjjj", ""),
     (b"\r", "OWNER"),
@@ -45,25 +45,25 @@ KEYS = [
     (b"7", "VALUE"),
     (b"8", ""),
     (b"1", "MARK"),
-    (b"\x1b[D\x1b[D", ""),
-    (b"ay", ""),
+    (b"\x1b[D\x1b[D", "LABEL"),
+    (b"ay", "LABEL"),
     (b"e", "SERIES"),
-    (b"\x1b", ""),
-    (b"X", ""),
-    (b"n", ""),
-    (b"v", "QUESTION"),
-    (b"o", ""),
+    (b"\x1b", "LABEL"),
+    (b"X", "Yes (y)"),
+    (b"n", "LABEL"),
+    (b"v", "Metric"),
+    (b"o", "QUESTION"),
     (b"e", "SERIES"),
-    (b"\x1b", "QUESTION"),
-    (b"c", ""),
+    (b"\x1b", "Metric"),
+    (b"c", "Specs"),
     (b"d", ""),
     (b"e", "SERIES"),
-    (b"\x1b", ""),
-    (b"?", ""),
-    (b"\x1b", ""),
-    (b"\x1b", "QUESTION"),
+    (b"\x1b", "Specs"),
+    (b"?", "Show this help"),
+    (b"\x1b", "Specs"),
+    (b"\x1b", "Metric"),
     (b"\x1b", "OWNER"),
-    (b"\x1b", "QUESTION"),
+    (b"\x1b", "Filter"),
     (b"/s1\r", ""),
     (b"q", ""),
 ]
@@ -87,7 +87,7 @@ def capture(root: Path, hostile: bool) -> bytes:
         out = _answer(master, spelling("DOING", hostile))  # the list is read, and the run that is live is looked at
         for key, tag in KEYS:
             os.write(master, key)
-            out += _answer(master, spelling(tag, hostile) if tag else "")
+            out += _answer(master, spelling(tag, hostile))
         return out + _read(master, 5.0, process=process)
     finally:
         process.kill()
@@ -96,7 +96,9 @@ def capture(root: Path, hostile: bool) -> bytes:
 
 
 def spelling(tag: str, hostile: bool) -> str:
-    """Return how a text must look on the screen."""
+    """Return how a text must look on the screen; only tags are spelled in capitals."""
+    if not tag.isupper():
+        return tag
     return f"\\x1b]0;{tag}" if hostile else f"harmless {tag}"
 
 
