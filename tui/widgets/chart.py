@@ -9,7 +9,7 @@ milliseconds.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
@@ -258,7 +258,6 @@ class Chart(PlotWidget, inherit_bindings=False):
             area = raster.fill(curve.columns.low, curve.columns.high, self._y_min, self._y_max, rows)
             at = np.add.outer(np.arange(rows) * 2, np.arange(area.shape[1]))
             cells.dots(area & (at % 4 == 0), colours.mix(colour, self._paper, 0.6))
-            curve = replace(curve, smooth=curve.smooth)
         dots = raster.line(curve.columns, self._y_min, self._y_max, rows)
         if isinstance(curve.item, Line):
             faint = curve.smooth is not None
