@@ -17,7 +17,8 @@ FOR_THE_VIEWER = set(
     rundir status storage events_log series stats matrix spec errors text yaml_reader panels
     """.split()
 )
-TORCH_FREE = sorted(FOR_THE_VIEWER | set("hooks events task host study cli report order catalogue explain".split()))
+LIGHT = "entry hooks events task host study cli report order catalogue explain"
+TORCH_FREE = sorted(FOR_THE_VIEWER | set(LIGHT.split()))
 
 
 def sources(folder: str) -> list[Path]:

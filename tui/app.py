@@ -18,7 +18,7 @@ from textual.screen import Screen
 
 from ctr.tui.catalog import Catalog, RunEntry
 from ctr.tui.messages import OpenRun, OpenStudy
-from ctr.tui.screens.base import ViewerScreen
+from ctr.tui.screens.base import Nothing, ViewerScreen
 
 from .bindings import bindings
 from .clean import plain
@@ -62,6 +62,9 @@ class Viewer(App[None]):
         self.catalog = Catalog(root)
         self._ticks = 0
         self._terminal = False
+
+    def get_default_screen(self) -> Screen[None]:
+        return Nothing()
 
     def on_mount(self) -> None:
         self._terminal = not self.is_headless and os.isatty(0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from textual.binding import Binding
 
@@ -17,8 +17,7 @@ TITLES = {
 }
 
 
-@dataclass(frozen=True)
-class Key:
+class Key(NamedTuple):
     """One row: where it holds, the keys, the action, what it does, and whether the footer shows it."""
 
     place: str

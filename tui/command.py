@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import sys
 from pathlib import Path
@@ -31,10 +30,9 @@ def tui(
         raise UsageError("ctr tui needs a terminal; use --once or --json to print what it would show")
     if no_color:
         os.environ["NO_COLOR"] = "1"
-    gc.disable()  # thousands of objects are made that stay; the viewer enables it once the screen stands
-    from .app import Viewer
+    from .quick import view
 
-    Viewer(runs, theme).run()
+    view(runs, theme)
 
 
 def status(

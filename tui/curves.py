@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -11,8 +11,7 @@ from .picture import Axis, Band, Line
 from .pyramid import Columns, Floats
 
 
-@dataclass(frozen=True)
-class Curve:
+class Curve(NamedTuple):
     """A line or band, cut to the columns of the view."""
 
     item: Line | Band

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -25,8 +25,7 @@ AXES = {"step": "", "epoch": "train.epoch", "items": "train.items", "seconds": "
 TROUBLE = (OSError, CtrError, ValueError)
 
 
-@dataclass(frozen=True)
-class About:
+class About(NamedTuple):
     """What `series.json` says of a series."""
 
     key: str

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from .facts import mapping, number, numbers, text, whole
 from .ticks import number as written
@@ -24,8 +24,7 @@ class Span:
     end: int | None = None
 
 
-@dataclass(frozen=True)
-class Decision:
+class Decision(NamedTuple):
     """Something a plugin or a person decided, and why. All strings are printable."""
 
     step: int
@@ -36,16 +35,14 @@ class Decision:
     of_state: bool = False
 
 
-@dataclass(frozen=True)
-class Threshold:
+class Threshold(NamedTuple):
     owner: str
     series: str
     value: float
     name: str
 
 
-@dataclass(frozen=True)
-class Observed:
+class Observed(NamedTuple):
     """One evaluation: what was read, with which weights, by whom."""
 
     step: int
@@ -55,8 +52,7 @@ class Observed:
     by: str
 
 
-@dataclass(frozen=True)
-class EpochRow:
+class EpochRow(NamedTuple):
     """One line of the table of epochs."""
 
     step: int

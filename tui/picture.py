@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
 from .pyramid import Floats, Pyramid
 
 
-@dataclass(frozen=True)
-class Axis:
+class Axis(NamedTuple):
     """The horizontal axis: its name, and how its positions turn into steps. Steps themselves need no knots."""
 
     name: str = "step"
@@ -49,8 +48,7 @@ def axis_from(name: str, steps: Floats, positions: Floats, most: int = 2048) -> 
     return Axis(name, (s, x)) if len(s) > 1 else Axis()
 
 
-@dataclass(frozen=True)
-class Line:
+class Line(NamedTuple):
     """One series on one axis."""
 
     label: str  # printable
@@ -62,8 +60,7 @@ class Line:
     axis: Axis | None = None  # when the line has its own way from positions to steps (runs overlaid on epochs)
 
 
-@dataclass(frozen=True)
-class Band:
+class Band(NamedTuple):
     """A mean with an interval around it, already in positions of the axis."""
 
     label: str
@@ -74,8 +71,7 @@ class Band:
     high: Floats
 
 
-@dataclass(frozen=True)
-class Shade:
+class Shade(NamedTuple):
     """A stretch of the axis in one state of one owner, such as a regime."""
 
     start: float
@@ -84,8 +80,7 @@ class Shade:
     colour: int
 
 
-@dataclass(frozen=True)
-class Mark:
+class Mark(NamedTuple):
     """A moment at which something was decided."""
 
     x: float
@@ -93,20 +88,18 @@ class Mark:
     sign: str = "▲"
 
 
-@dataclass(frozen=True)
-class Level:
+class Level(NamedTuple):
     """A threshold, drawn as a flat line."""
 
     y: float
     name: str
 
 
-@dataclass(frozen=True)
-class Picture:
+class Picture(NamedTuple):
     """All that one chart shows."""
 
     title: str = ""
-    axis: Axis = field(default_factory=Axis)
+    axis: Axis = Axis()
     lines: Sequence[Line] = ()
     bands: Sequence[Band] = ()
     shades: Sequence[Shade] = ()

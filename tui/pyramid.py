@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,8 +14,7 @@ FAN = 64
 RAW = 1 << 16  # rows that a view may hold before coarser levels are used
 
 
-@dataclass(frozen=True)
-class Columns:
+class Columns(NamedTuple):
     """What a series does in each column between `n + 1` edges: extremes, holes, and the line's height at the edges."""
 
     low: Floats  # (n,) NaN where no row lies

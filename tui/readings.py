@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from .follow import RunStore
 
 
-@dataclass(frozen=True)
-class Factor:
+class Factor(NamedTuple):
     """A plugin's factor on the base rate, or its ceiling, with the reason it gave."""
 
     plugin: str
@@ -17,8 +16,7 @@ class Factor:
     why: str = ""
 
 
-@dataclass(frozen=True)
-class Rate:
+class Rate(NamedTuple):
     """The rate of one parameter group: base × factors, then the lowest ceiling."""
 
     group: str
@@ -40,8 +38,7 @@ class Rate:
         return lowest
 
 
-@dataclass(frozen=True)
-class Term:
+class Term(NamedTuple):
     plugin: str
     name: str
     value: float | None
@@ -53,8 +50,7 @@ class Term:
         return None if self.value is None or self.weight is None else self.value * self.weight
 
 
-@dataclass(frozen=True)
-class Loss:
+class Loss(NamedTuple):
     """The task loss, each term, and their weighted sum as logged."""
 
     task: float | None
@@ -62,14 +58,13 @@ class Loss:
     total: float | None = None
 
 
-@dataclass(frozen=True)
-class Keys:
+class Keys(NamedTuple):
     """Which series of a run the panels need."""
 
     rate: tuple[str, ...] = ()
     loss: tuple[str, ...] = ()
     groups: tuple[str, ...] = ("",)
-    terms: tuple[tuple[str, str], ...] = field(default=())
+    terms: tuple[tuple[str, str], ...] = ()
 
 
 def keys(names: list[str]) -> Keys:

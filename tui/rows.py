@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from rich.text import Text
 
@@ -19,8 +18,7 @@ Kind = Literal["study", "arm", "run"]
 Key = tuple[str, str, str]
 
 
-@dataclass(frozen=True)
-class Row:
+class Row(NamedTuple):
     """One line: a study, an arm of it, or a run."""
 
     kind: Kind
@@ -36,8 +34,7 @@ class Row:
         return (self.study.path.name, self.arm, self.run.path.name if self.run else "")
 
 
-@dataclass(frozen=True)
-class Column:
+class Column(NamedTuple):
     """One column: its head, its width, how much it matters when room is short, and what sorts it."""
 
     head: str

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from textual import events
 from textual.screen import Screen
 
 from ctr.tui.app import Viewer
@@ -139,5 +140,35 @@ def test_a_chart_may_be_shown_a_picture_before_it_is_composed() -> None:
                     chart.margin_top = 3
                     await asyncio.sleep(0)
             await pilot.pause()
+
+    asyncio.run(session())
+
+
+def test_the_pointer_zooms_and_pans_the_part_it_is_over() -> None:
+    """Over the plot both ways, over an axis along it, over the legend not at all; a click puts the cursor there."""
+
+    async def session() -> None:
+        app, chart = Viewer(Path("nowhere")), Chart()
+        async with app.run_test(size=(60, 16)) as pilot:
+            await app.push_screen(Screen())
+            await app.screen.mount(chart)
+            await pilot.pause()
+            chart.show(Picture(lines=[Line("loss", 0, series([float(k) for k in range(101)]))]))
+            await pilot.pause()
+
+            def limits() -> list[tuple[float, float]]:
+                return [(chart._x_min, chart._x_max), (chart._y_min, chart._y_max)]
+
+            for place, changes in (((30, 7), (1, 1)), ((30, 15), (1, 0)), ((3, 7), (0, 1)), ((30, 0), (0, 0))):
+                before = limits()
+                await pilot._post_mouse_events([events.MouseScrollDown], chart, offset=place, button=0)
+                await pilot.pause()
+                assert [a != b for a, b in zip(before, limits(), strict=True)] == [bool(c) for c in changes], place
+            chart.action_reset_scales()
+            await pilot.pause()
+            assert await pilot.click(chart, offset=(9 + 1 + 25, 7))
+            assert chart.cursor is not None and abs(chart.cursor - 50.0) <= 2.0
+            assert await pilot.click(chart, offset=(3, 7))  # the margin has no place on the axis
+            assert abs(chart.cursor - 50.0) <= 2.0
 
     asyncio.run(session())

@@ -17,7 +17,7 @@ from ctr.tui.screens.picker import Picker
 from ctr.tui.screens.run import RunScreen
 from ctr.tui.screens.runs import RunsScreen
 from ctr.tui.screens.study import StudyScreen
-from ctr.tui.widgets.chart import Chart
+from ctr.tui.widgets.chart import LEFT, Chart
 from ctr.tui.widgets.charts import Charts
 from ctr.tui.widgets.run_table import RunTable
 
@@ -139,13 +139,15 @@ def test_zoom_is_shared_by_all_charts_and_undone_by_r(root: Path) -> None:
     drive(root, script)
 
 
-def test_wheel_zooms_and_a_click_sets_the_cursor(root: Path) -> None:
+def test_a_click_sets_the_cursor_of_all_charts(root: Path) -> None:
     async def script(app: Viewer, pilot: Pilot[None]) -> None:
         await press(app, pilot, "enter")
         charts = app.screen.query_one(Charts)
-        await pilot.click("#chart0 #plot", offset=(20, 4))
+        chart = charts.widgets[0]
+        await pilot.click(chart, offset=(LEFT + 20, chart.margin_top + 4))
         await settle(app, pilot)
         assert charts.cursor is not None and 20 < charts.cursor < 80
+        assert {each.cursor for each in charts.widgets} == {charts.cursor}
 
     drive(root, script)
 

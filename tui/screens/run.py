@@ -47,6 +47,7 @@ class RunScreen(Control, ViewerScreen):
         self.axis = "step"
         self.smooth = 0
         self._arranged = False
+        self.held = True
         self._painted = False  # the first chart is on the screen
         self._drawn = 0.0
         self._dirty = True
@@ -82,6 +83,7 @@ class RunScreen(Control, ViewerScreen):
         self.store.want(pictures.needed(self.charts.series[self.charts.current], self.axis))
         self.store.poll(0.08)
         self._draw()
+        self.release()
         self.call_after_refresh(self._second_look)
 
     def _second_look(self) -> None:

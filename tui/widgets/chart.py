@@ -1,24 +1,26 @@
-"""A chart: textual-plot's canvas, limits, zoom and pan, with our own drawing of series.
+"""A chart: textual-plot's limits, zoom and pan, with our own drawing.
 
 The library drops values that are not finite (and so draws a line across the gap), cannot shade, parses labels as
-markup and divides by zero on ranges that are too narrow; it also draws point by point. Drawing here is numpy on a
-pyramid, so a chart of any length costs a millisecond or two.
+markup and divides by zero on ranges that are too narrow; it also draws point by point, on seven widgets that each want
+a style and a place. Drawing here is numpy on a pyramid and one widget of lines, so a chart of any length costs a few
+milliseconds.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 from rich.cells import cell_len
+from rich.style import Style
 from textual import events, on
+from textual.app import ComposeResult
 from textual.binding import BindingType
-from textual.containers import Grid
 from textual.geometry import Region
 from textual.message import Message
-from textual_hires_canvas import Canvas
+from textual.strip import Strip
 from textual_plot import PlotWidget
 
 from ctr.tui import colours, raster, ticks
@@ -26,10 +28,25 @@ from ctr.tui.bindings import bindings
 from ctr.tui.curves import Curve, cut_band, cut_line, least_of, value_at, wider
 from ctr.tui.picture import Band, Line, Picture
 
-from .canvas import Cells, put
+from .canvas import Cells, Sheet
 
 LEFT = 9
 BAD = "×"
+
+
+class Parts:
+    """The plot with its axes, and the margins around it: a legend above, numbers to the left and below."""
+
+    def __init__(self, width: int, height: int, top: int) -> None:
+        self.top = Sheet(width, min(top, height))
+        self.bottom = Sheet(width, min(1, height - self.top.height))
+        rows = height - self.top.height - self.bottom.height
+        self.left = Sheet(min(LEFT, width), rows)
+        self.plot = Sheet(width - self.left.width, rows)
+
+    def strips(self, base: Style) -> list[Strip]:
+        middle = self.left.beside(self.plot)
+        return [line for sheet in (self.top, middle, self.bottom) for line in sheet.strips(base)]
 
 
 class Chart(PlotWidget, inherit_bindings=False):
@@ -51,6 +68,7 @@ class Chart(PlotWidget, inherit_bindings=False):
         self.set_reactive(PlotWidget.margin_bottom, 1)
         self._pressed: tuple[int, int] | None = None
         self._scale_rectangle = Region(1, 0, 1, 1)
+        self._lines: list[Strip] = []
 
     # what is shown
 
@@ -107,12 +125,15 @@ class Chart(PlotWidget, inherit_bindings=False):
         super().notify_style_update()
         self._needs_rerender = True
 
-    @on(Canvas.Resize)
+    @on(events.Resize)
     def _resized(self) -> None:
-        self._needs_canvas_resize = True
         self._rerender()
 
     # drawing
+
+    def compose(self) -> ComposeResult:
+        """The library would make a widget of each margin; here they are parts of the lines."""
+        return ()
 
     def _update_legend(self) -> None:
         """The legend is our own first row; the library's reads labels as markup."""
@@ -121,35 +142,30 @@ class Chart(PlotWidget, inherit_bindings=False):
         """See above."""
 
     def _update_margin_sizes(self) -> None:
-        """Wait for the parts to exist: a chart mounted a moment ago may be shown something before it is composed."""
-        if self.query(Grid):
-            super()._update_margin_sizes()
+        self._rerender()
+
+    def render_line(self, y: int) -> Strip:
+        if self._needs_rerender:
+            self._render_plot()
+        return self._lines[y] if y < len(self._lines) else Strip.blank(self.size.width, self.rich_style)
 
     def _render_plot(self) -> None:
-        found = [c for c in self.query(Canvas)]
-        canvases = {c.id: c for c in found}
-        canvas = canvases.get("plot")
-        if canvas is None or canvas.size.width < 8 or canvas.size.height < 3:
+        self._needs_rerender = False
+        (all_width, all_height), top = self.size, self.margin_top
+        parts = Parts(all_width, all_height, top)
+        width, height = parts.plot.width - 1, parts.plot.height - 1
+        if width < 7 or height < 2:
             self._scale_rectangle = Region(1, 0, 1, 1)  # the library divides by its sides
-            return
-        width, height = canvas.size.width - 1, canvas.size.height - 1
-        self._scale_rectangle = Region(1, 0, width, height)
-        for each in found:
-            each._refreshes_pending += 1
-        try:
-            for each in found:
-                each.reset(refresh=False)
+        else:
+            self._scale_rectangle = Region(1, 0, width, height)
             with np.errstate(over="ignore", invalid="ignore"):  # a range near the largest float is still drawn
-                self._draw(canvases, width, height)
-        finally:
-            for each in found:
-                each._refreshes_pending -= 1
-                each.refresh()
+                self._draw(parts, width, height)
+        self._lines = parts.strips(self.rich_style)
 
-    def _draw(self, canvases: dict[str | None, Canvas], width: int, height: int) -> None:
+    def _draw(self, parts: Parts, width: int, height: int) -> None:
         if not self._filled():
             note = self.picture.note
-            put(canvases["plot"], max((width - len(note)) // 2, 1), height // 2, note, self._foreground)
+            parts.plot.put(max((width - len(note)) // 2, 1), height // 2, note, self._foreground)
             return
         self._limit_x()
         curves = self._curves(width * 2)
@@ -162,11 +178,9 @@ class Chart(PlotWidget, inherit_bindings=False):
         self._name_shades(cells)
         self._draw_bad(cells, curves)
         self._draw_cursor(cells)
-        canvas = canvases["plot"]
-        assert canvas is not None
-        cells.copy_to(canvas, 1, 0)
-        self._draw_axes(canvases, width, height)
-        self._draw_legend(canvases)
+        cells.copy_to(parts.plot, 1, 0)
+        self._draw_axes(parts, width, height)
+        self._draw_legend(parts.top)
 
     def _filled(self) -> bool:
         """Say whether any row can be drawn."""
@@ -244,7 +258,6 @@ class Chart(PlotWidget, inherit_bindings=False):
             area = raster.fill(curve.columns.low, curve.columns.high, self._y_min, self._y_max, rows)
             at = np.add.outer(np.arange(rows) * 2, np.arange(area.shape[1]))
             cells.dots(area & (at % 4 == 0), colours.mix(colour, self._paper, 0.6))
-            curve = replace(curve, smooth=curve.smooth)
         dots = raster.line(curve.columns, self._y_min, self._y_max, rows)
         if isinstance(curve.item, Line):
             faint = curve.smooth is not None
@@ -291,20 +304,20 @@ class Chart(PlotWidget, inherit_bindings=False):
                 if cells.empty(x, y, 1):
                     cells.write(x, y, "┊", self._foreground)
 
-    def _draw_axes(self, canvases: dict[str | None, Canvas], width: int, height: int) -> None:
-        canvas, left, bottom = canvases["plot"], canvases["margin-left"], canvases["margin-bottom"]
+    def _draw_axes(self, parts: Parts, width: int, height: int) -> None:
+        plot, left, bottom = parts.plot, parts.left, parts.bottom
         frame = colours.mix(self._foreground, self._paper, 0.9 if self.has_focus else 0.35)
         words = colours.mix(self._foreground, self._paper, 0.7)
         for y in range(height):
-            canvas._buffer[y][0], canvas._styles[y][0] = "│", frame
-        put(canvas, 0, height, "└" + "─" * width, frame)
+            plot.put(0, y, "│", frame)
+        plot.put(0, height, "└" + "─" * width, frame)
         numbers = ticks.decades if self.picture.log else ticks.nice
         at = numbers(self._y_min, self._y_max, max(2, height // 3))
         for tick, text in zip(at, ticks.labels(at, self.picture.log), strict=True):
             row = round(float(raster.rows_of(np.array([tick]), self._y_min, self._y_max, height)[0]))
             if 0 <= row < height:
-                put(canvas, 0, row, "┤", frame)
-                put(left, max(LEFT - 1 - len(text), 0), row, text, words)
+                plot.put(0, row, "┤", frame)
+                left.put(max(LEFT - 1 - len(text), 0), row, text, words)
         at = ticks.nice(self._x_min, self._x_max, max(2, width // 14))
         free = 0
         name = self.picture.axis.name
@@ -312,34 +325,31 @@ class Chart(PlotWidget, inherit_bindings=False):
             x = self._column(tick, width)
             start = LEFT + 1 + x - len(text) // 2
             if 0 <= x < width and start >= free and start + len(text) < LEFT + width - len(name):
-                put(canvas, x + 1, height, "┬", frame)
-                put(bottom, start, 0, text, words)
+                plot.put(x + 1, height, "┬", frame)
+                bottom.put(start, 0, text, words)
                 free = start + len(text) + 1
-        put(bottom, LEFT + 1 + width - len(name), 0, name, frame)
+        bottom.put(LEFT + 1 + width - len(name), 0, name, frame)
         for mark in self.picture.marks:
             x = self._column(mark.x, width)
             if 0 <= x < width:
-                put(canvas, x + 1, height, mark.sign, "bold " + colours.series(5, self._dark))
+                plot.put(x + 1, height, mark.sign, "bold " + colours.series(5, self._dark))
 
-    def _draw_legend(self, canvases: dict[str | None, Canvas]) -> None:
-        top = canvases.get("margin-top")
-        if top is None or top.size.width < 8:
-            return
-        width, start = top.size.width, 1
+    def _draw_legend(self, top: Sheet) -> None:
+        width, start = top.width, 1
         if self.picture.title:
-            put(top, start, 0, self.picture.title, f"bold {self._foreground}")
+            top.put(start, 0, self.picture.title, f"bold {self._foreground}")
             start += cell_len(self.picture.title) + 2
         rows = self._legend_rows()
-        for y, row in enumerate(rows[: top.size.height]):
+        for y, row in enumerate(rows[: top.height]):
             x = start
             for item in row:
                 text, colour = f"{item.label} {self._value_text(item)}", colours.series(item.colour, self._dark)
-                put(top, x, y, _sample(item.colour, self._mono()), f"bold {colour}")
-                put(top, x + 3, y, text, colour)
+                top.put(x, y, _sample(item.colour, self._mono()), f"bold {colour}")
+                top.put(x + 3, y, text, colour)
                 x += cell_len(text) + 5
-        hidden = sum(map(len, rows[top.size.height :]))
+        hidden = sum(map(len, rows[top.height :]))
         note = (f"+{hidden} " if hidden else "") + ("log" if self.picture.log else "")
-        put(top, width - len(note.strip()) - 1, top.size.height - 1, note.strip(), f"bold {self._foreground}")
+        top.put(width - len(note.strip()) - 1, top.height - 1, note.strip(), f"bold {self._foreground}")
 
     def _value_text(self, item: Line | Band) -> str:
         value = value_at(item, self.picture.axis, self.cursor)
@@ -389,12 +399,27 @@ class Chart(PlotWidget, inherit_bindings=False):
     def _release(self, event: events.MouseUp) -> None:
         """A click without a drag puts the cursor there."""
         pressed, self._pressed = self._pressed, None
-        canvas = next((c for c in self.query(Canvas) if c.id == "plot"), None)
-        if canvas is None or pressed != (event.screen_x, event.screen_y):
-            return
-        x = event.screen_x - canvas.region.x
-        if canvas.region.contains(event.screen_x, event.screen_y) and x >= 1:
+        x = event.x - LEFT
+        if pressed == (event.screen_x, event.screen_y) and x >= 1 and self._part(event.x, event.y) == "plot":
             self._move_to(self.get_coordinate_from_pixel(x, 0)[0])
+
+    def _part(self, x: int, y: int) -> str:
+        """Return which part of the chart a cell belongs to."""
+        if y < self.margin_top:
+            return "top"
+        if y >= self.size.height - 1:
+            return "bottom"
+        return "left" if x < LEFT else "plot"
+
+    def _zoom_with_mouse(self, event: events.MouseEvent, factor: float) -> None:
+        """Zoom about the pointer: in the plot both ways, on an axis along it."""
+        part = self._part(event.x, event.y)
+        x, y = self.get_coordinate_from_pixel(event.x - LEFT, event.y - self.margin_top)
+        self._zoom(x, y, factor, part in ("plot", "bottom"), part in ("plot", "left"))
+
+    def _pan_plot_with_mouse(self, event: events.MouseMove) -> None:
+        part = self._part(event.x, event.y)
+        self._pan(event.delta_x if part in ("plot", "bottom") else 0, event.delta_y if part in ("plot", "left") else 0)
 
 
 def _sample(colour: int, mono: bool) -> str:

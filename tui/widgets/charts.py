@@ -177,6 +177,4 @@ class Charts(Grid):
 
 
 def _logged(picture: Picture) -> Picture:
-    from dataclasses import replace
-
-    return replace(picture, log=True)
+    return picture._replace(log=True)
