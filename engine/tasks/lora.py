@@ -169,7 +169,8 @@ def _load(model: LanguageModel, folder: Path, settings: LoraSettings) -> None:
 
 def _check_scaling(folder: Path, ours: set[float]) -> None:
     """Refuse an adapter whose factors would speak louder or softer here than where they were trained."""
-    about = read_json(folder / "adapter_config.json")
+    found = read_json(folder / "adapter_config.json")
+    about = found if isinstance(found, dict) else {}
     try:
         r, alpha = float(about["r"]), float(about["lora_alpha"])
         saved = alpha / (math.sqrt(r) if about.get("use_rslora") else r)
