@@ -31,12 +31,15 @@ def _micro(kernel: Any, plan: Any, batch: Any, index: int) -> str | None:
     if broken:
         return f"weight {broken[0]}"
     kernel.reseed(at.phase, at.epoch, index)
-    outputs = plan.task.forward(kernel.module, batch, kernel.needs)
+    with kernel.cast:
+        outputs = plan.task.forward(kernel.module, batch, kernel.needs)
     if not torch.isfinite(outputs.loss):
         return f"the task loss ({float(outputs.loss.detach())})"
     parts = [("the task loss", outputs.loss)]
     if kernel.hooks.extra_loss is not None:
-        for owner, term in kernel.hooks.extra_loss(forward=kernel.moment(Forward, plan, outputs, batch)):
+        with kernel.cast:
+            terms = kernel.hooks.extra_loss(forward=kernel.moment(Forward, plan, outputs, batch))
+        for owner, term in terms:
             label = f"term {term.name} of plugin {owner}"
             if not math.isfinite(term.weight):
                 return f"the weight of {label} ({term.weight})"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import threading
 from collections.abc import Callable
 from functools import partial
@@ -18,6 +19,7 @@ from .events_log import EventLog
 from .host import Registry
 from .keeper import Keeper
 from .kernel import Kernel
+from .memory import account, exhausted
 from .order import Order, Outcome
 from .phase_keys import phase_keys
 from .phase_reuse import Reuse
@@ -70,7 +72,7 @@ def _locked(
     except Interrupted as error:
         status, code, text = "stopped", error.exit_code, str(error)
     except Exception as error:
-        status, code, text = "failed", getattr(error, "exit_code", 1), _told(error)
+        status, code, text = "failed", getattr(error, "exit_code", 1), _told(error, kernel)
         _flush_what_is_whole(kernel, error)
         _note(events, kernel, error, text)
     finally:
@@ -84,7 +86,9 @@ def _locked(
     return Outcome(order.run.name, status, code, text)
 
 
-def _told(error: BaseException) -> str:
+def _told(error: BaseException, kernel: Kernel | None = None) -> str:
+    if exhausted(error):
+        return account(error, kernel)
     if isinstance(error, CtrError):
         return str(error)
     if isinstance(error, RuntimeError) and "deterministic" in str(error):
@@ -141,6 +145,9 @@ def _prepare(
 ) -> Kernel:
     spec = order.run
     settle_exactness(spec.phases[0].train.determinism, order.threads)
+    if torch.cuda.is_available():  # what the runs before this one left in cycles lies in the device's memory until now
+        gc.collect()
+        torch.cuda.empty_cache()
     built = build(spec, run.path, registry, order.sources)
     store = CheckpointStore(run.path, keep=spec.checkpoint.keep)
     loaded = store.newest()

@@ -133,7 +133,8 @@ class Task(Protocol):
     A class may have a classmethod `splits(config) -> set[str]` that names the splits to evaluate on; then a study that
     selects on another one is refused before anything is trained. A class whose models take an adapter has the settings
     `Adapter` and a method `adapter(module) -> Adapter | None`. A class whose models come from files has a static method
-    `model_fingerprints(model) -> Mapping[str, str]`. What a task left out of its data it says in a list `notes`.
+    `model_fingerprints(model) -> Mapping[str, str]`. What a task left out of its data it says in a list `notes`. Which
+    settings of its own cost memory it may name in `costly`, for `train` and `evaluate`.
     """
 
     Config: ClassVar[type[BaseModel]]

@@ -150,6 +150,9 @@ class TrainSpec(Settings):
     clip_norm: Annotated[float, Field(gt=0, le=1e9)] | None = Field(
         default=None, description="largest norm of a gradient; null for no clipping"
     )
+    determinism: Literal["strict", "fast"] = Field(
+        default="strict", description="strict: repeatable to the bit; fast: as torch likes it; one for the study"
+    )
     precision: Literal["fp32", "bf16"] = Field(
         default="fp32",
         description="bf16: autocast around forward and terms in training; weights, moments and evaluations stay fp32",
@@ -168,9 +171,13 @@ class TrainSpec(Settings):
         default=None,
         description="threads of a run; null for half the cores at the study's first start; one for the study",
     )
-    determinism: Literal["strict", "fast"] = Field(
-        default="strict", description="strict: repeatable to the bit; fast: as torch likes it; one for the study"
-    )
+
+    @field_validator("compile")
+    @classmethod
+    def _may_differ(cls, value: bool, info: ValidationInfo) -> bool:
+        if value and info.data.get("determinism") == "strict":
+            raise ValueError("compiled code does not repeat to the bit; set determinism: fast for it, or leave it out")
+        return value
 
     @field_validator("reset_at")
     @classmethod

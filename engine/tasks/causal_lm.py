@@ -38,6 +38,7 @@ class CausalLm:
     Adapter: ClassVar[type[LoraSettings]] = LoraSettings
     metrics: Mapping[str, Metric] = {"accuracy": Metric(unit="%", better="higher")}
     provides: frozenset[str] = frozenset({"hidden", "attention"})
+    costly: Mapping[str, Sequence[str]] = {"train": ["max_length"], "evaluate": ["eval_tokens"]}
 
     def __init__(self, config: CausalLmConfig, context: Context) -> None:
         self._config, self._context = config, context

@@ -35,6 +35,7 @@ class ImageClassification:
     Model: ClassVar[Any] = ImageModelSettings
     metrics: Mapping[str, Metric] = {"accuracy": Metric(unit="%", better="higher")}
     provides: frozenset[str] = frozenset({"hidden"})
+    costly: Mapping[str, Sequence[str]] = {"evaluate": ["eval_batch"]}
 
     def __init__(self, config: ImageConfig, context: Context) -> None:
         from .images import Normaliser, Passes, forward, score

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,12 @@ import numpy as np
 import torch
 from pydantic import TypeAdapter
 
+from ctr.engine.checkpoint import CheckpointStore
+from ctr.engine.execute import execute
+from ctr.engine.host import discover
+from ctr.engine.order import Order, Outcome
+from ctr.engine.planning import plan
+from ctr.engine.spec import load_study
 from ctr.engine.task import Context, Phase
 from ctr.engine.tasks.causal_lm import CausalLm
 from ctr.engine.tasks.language_config import LoraSettings
@@ -102,3 +109,32 @@ def gradients(module: LanguageModel) -> dict[str, torch.Tensor]:
     found = {name: p.grad.clone() for name, p in module.named_parameters() if p.grad is not None}
     module.zero_grad()
     return found
+
+
+def train(
+    path: Path, folder: Path, *sets: str, arm: str = "baseline", seed: int = 1, dies_at: int | None = None
+) -> Outcome:
+    """Train one run of a study in `folder`; killed after so many updates where `dies_at` says so."""
+    registry = discover()
+    rows, threads = plan(load_study(path, sets, registry), folder, registry)
+    row = next(row for row in rows if (row.run.arm, row.run.seed) == (arm, seed))
+
+    def die(step: int) -> None:
+        if step == dies_at:
+            raise RuntimeError("killed")
+
+    order = Order(row.run, folder, row.identity, row.fingerprints, threads, row.sources)
+    return execute(order, registry, threading.Event(), die)
+
+
+def bits(folder: Path) -> dict[str, bytes]:
+    """Return what a finished run holds: weights, moments and memories to the byte, and its series."""
+    loaded = CheckpointStore(folder).newest()
+    assert loaded is not None
+    found = {name: tensor.contiguous().view(torch.uint8).numpy().tobytes() for name, tensor in flat(loaded.tensors)}
+    series = {path.name: path.read_bytes() for path in (folder / "series").iterdir() if "clock" not in path.name}
+    return {**found, **series}
+
+
+def flat(tensors: dict[str, torch.Tensor]) -> list[tuple[str, torch.Tensor]]:
+    return [(name, tensor.reshape(-1)) for name, tensor in tensors.items()]
