@@ -70,8 +70,7 @@ class CausalLm:
     @classmethod
     def splits(cls, config: CausalLmConfig) -> set[str]:
         """Name the splits that these settings give beside the training split."""
-        shares = {name: getattr(config.data, f"{name}_fraction") for name in ("val", "test", "calibration")}
-        return {name for name, share in shares.items() if share}
+        return config.data.splits()
 
     # ------------------------------------------------------------------------------------------------- the module
     def build(self, model: Any, adapter: LoraSettings | None, generator: Generator) -> Module:
@@ -109,8 +108,7 @@ class CausalLm:
 
         assert self._module is not None
         rows = [self._source.rows[i] for i in self._splits[split]]
-        place = f"{self._source.place} ({split})"
-        found = encode(rows, self._module.tokenizer, self._config.max_length, place=place)
+        found = encode(rows, self._module.tokenizer, self._config.max_length, place=self._source.place)
         self.notes += notes(split, found, self._config.max_length)
         self._tokens[split] = Tokens(found.ids, found.trained)
         self._ids[split] = [rows[i].id for i in found.kept]
