@@ -41,6 +41,7 @@ class LanguageModel(Module):
         self.checkpointing = False
         self.decoder: Any = None  # compiled, where that is asked for
         self.plain_head = self._head_is_plain()
+        self._blocks: list[Module] | None = None
         self.coarse = any(p.dtype != torch.float32 for p in self.parameters())
 
     @property
@@ -56,8 +57,10 @@ class LanguageModel(Module):
 
     def blocks(self) -> list[Module]:
         """Return the blocks in order: the longest list of modules inside."""
-        lists = [list(part) for part in self.causal.base_model.modules() if isinstance(part, nn.ModuleList)]
-        return max(lists, key=len, default=[])
+        if self._blocks is None:  # looked for once: to walk through all modules takes milliseconds
+            lists = [list(part) for part in self.causal.base_model.modules() if isinstance(part, nn.ModuleList)]
+            self._blocks = max(lists, key=len, default=[])
+        return self._blocks
 
     def base_parameters(self) -> list[tuple[str, nn.Parameter]]:
         """Return every parameter that is no factor of an adapter, by name."""

@@ -30,6 +30,7 @@ TOPICS: Mapping[str, str] = {
     "trainers": "ctr's overhead against Lightning's and HF Trainer's",
     "recorder": "the log alone, transfer and files included",
     "parts": "where the time of a step goes: hooks, guard, seeding, log, checkpoint",
+    "language": "LoRA steps with terms; steps and evaluations against the source's way",
     "viewer": "the viewer: opening, a chart of a million points, following live runs",
 }
 
