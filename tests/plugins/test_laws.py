@@ -15,6 +15,7 @@ from ctr.engine.events_log import read_events
 from ctr.engine.host import discover
 from ctr.engine.matrix import Matrix
 from ctr.engine.seeding import mix, stream
+from tests.engine.tasks.sequences import Sequences
 from tests.engine.tiny import Tiny, bits, finish, make, train_spec
 from tests.plugins.test_geometry_standin import Text
 
@@ -40,9 +41,19 @@ class Row:
     inert: dict[str, Any]
     active: dict[str, Any]
     source: bool = False
-    task: Callable[[], Tiny] = partial(Tiny, SEED)
+    task: Callable[[], Any] = partial(Tiny, SEED)
+    on: str = ""
 
 
+GEOMETRY = {
+    "gossip": {"weight": 2.0, "tau": 0.1, "sample": 7},
+    "repulsion": {"weight": 0.5, "sample": 8, "schedule": {"kind": "warmup", "warmup": 3}},
+    "diversity": {"weight": 0.3},
+    "sparsity": {"weight": 0.1},
+    "branch_repulsion": {"weight": 0.2},
+    "inhibition": {"weight": 0.2},
+    "load_balance": {"weight": 5.0, "schedule": {"kind": "cosine", "per": "step", "until": 11}},
+}
 ONES = {"S0": 1.0, "S1": 1.0, "S2": 1.0, "S3": 1.0}
 TABLE = [
     Row("constant_scale", {"scale": 1.0}, {"scale": 1.7, "from_epoch": 1}),
@@ -57,25 +68,14 @@ TABLE = [
         {"last": 4, "first": 1},
     ),
     Row("replay_rates", {"arm": "plain"}, {"arm": "acting"}, source=True),
-    Row(
-        "geometry",
-        {},
-        {
-            "gossip": {"weight": 2.0, "tau": 0.1, "sample": 7},
-            "repulsion": {"weight": 0.5, "sample": 8, "schedule": {"kind": "warmup", "warmup": 3}},
-            "diversity": {"weight": 0.3},
-            "sparsity": {"weight": 0.1},
-            "branch_repulsion": {"weight": 0.2},
-            "inhibition": {"weight": 0.2},
-            "load_balance": {"weight": 5.0, "schedule": {"kind": "cosine", "per": "step", "until": 11}},
-        },
-        task=partial(Text, SEED, open_house=True),  # hidden states, attention maps and branches to look at
-    ),
+    # hidden states, attention maps and branches to look at
+    Row("geometry", {}, GEOMETRY, task=partial(Text, SEED, open_house=True)),
+    Row("geometry", {}, GEOMETRY, task=partial(Sequences, SEED, open_house=True), on="sequence"),
 ]
 
 
 def ids(row: Row) -> str:
-    return row.plugin
+    return f"{row.plugin}-{row.on}" if row.on else row.plugin
 
 
 def build(row: Row, settings: dict[str, Any], sources: Path) -> Any:
