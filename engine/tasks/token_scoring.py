@@ -14,7 +14,8 @@ from ctr.engine.task import Batch, Needs, Outputs
 
 from .language_models import LanguageModel, watched
 
-_LOGITS = 2**25  # numbers in one block of logits where nothing is kept of them: 128 MiB in float32
+# numbers in one block of logits where nothing is kept of them: 128 MiB in float32; on a host what its caches hold
+_LOGITS, _LOGITS_OF_HOST, _FEWEST = 2**25, 2**19, 256  # and tokens in a block at least, for the head is read for each
 
 
 def forward(module: LanguageModel, batch: Batch, needs: Needs) -> Outputs:
@@ -65,7 +66,8 @@ def _tokens(module: LanguageModel, batch: Batch) -> tuple[Tensor, Tensor]:
         return _of(module.logits(ids, positions, where)[0], labels)
     last = module.hidden(ids, positions).flatten(0, 1)
     head = module.causal.get_output_embeddings()
-    size = max(1, _LOGITS // head.weight.shape[0])
+    on_host, vocab = last.device.type == "cpu", head.weight.shape[0]
+    size = max(_FEWEST, _LOGITS_OF_HOST // vocab) if on_host else max(1, _LOGITS // vocab)
     parts = [
         _of(head(last.index_select(0, where[i : i + size])), labels[i : i + size]) for i in range(0, len(where), size)
     ]
@@ -73,5 +75,8 @@ def _tokens(module: LanguageModel, batch: Batch) -> tuple[Tensor, Tensor]:
 
 
 def _of(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Score logits (places, vocab), which are overwritten: one search for the largest serves loss and guess."""
     logits = logits.float()
-    return cross_entropy(logits, labels, reduction="none"), (logits.argmax(-1) == labels).float()
+    largest, guess = logits.max(-1, keepdim=True)
+    right = logits.gather(1, labels[:, None]) - largest
+    return logits.sub_(largest).exp_().sum(-1).log() - right.squeeze(1), (guess.squeeze(1) == labels).float()

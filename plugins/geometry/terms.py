@@ -109,7 +109,8 @@ def gossip(
     further = torch.minimum((draws * (count - 1)).long(), count - 2) + 1  # the product may round up to count - 1
     met = (torch.arange(size, device=rows.device)[:, None] + further) % count.clamp(min=1)
     x = unit(rows, _EPS_GOSSIP)
-    excess = torch.relu((x @ x.T).gather(1, met) - tau).square()
+    others = x.index_select(0, met.flatten()).view(size, peers, -1)  # fewer products than all pairs, there and back
+    excess = torch.relu((others * x[:, None]).sum(-1) - tau).square()
     if real is None:
         return excess.mean()
     return torch.where(real[:, None] & (count > 1), excess, 0).sum() / (count * peers).clamp(min=1)
