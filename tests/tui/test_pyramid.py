@@ -54,7 +54,7 @@ def test_growing_in_pieces_gives_the_same_columns_as_reading_at_once() -> None:
         part = values[start : start + 777]
         pieces.extend(np.arange(start, start + len(part)), part)
     cut = edges(-10, 250_000, 333)
-    for a, b in zip(vars(whole.columns(cut)).values(), vars(pieces.columns(cut)).values(), strict=True):
+    for a, b in zip(whole.columns(cut), pieces.columns(cut), strict=True):
         np.testing.assert_array_equal(a, b)
 
 
