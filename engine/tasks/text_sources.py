@@ -52,5 +52,6 @@ def _read_generated(data: GeneratedText) -> TextSource:
 def _hash_rows(rows: Iterable[TextRow]) -> str:
     sha = hashlib.sha256()
     for row in rows:
-        sha.update(orjson.dumps([row.id, row.text, row.messages, row.group]) + b"\n")
+        text = orjson.dumps(row.messages).decode() if row.text is None else row.text
+        sha.update(f"{row.group}\0{text}\n".encode())
     return sha.hexdigest()
