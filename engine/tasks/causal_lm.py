@@ -111,6 +111,10 @@ class CausalLm:
         rows = [self._source.rows[i] for i in self._splits[split]]
         place = f"{self._source.place} ({split})"
         found = encode(rows, self._module.tokenizer, self._config.max_length, place=place)
+        largest, known = max(int(row.max()) for row in found.ids), self._module.vocab
+        if largest >= known:
+            text = f"{place}: the tokenizer gives token {largest}, which is past the model's vocabulary of {known}"
+            raise DataError(f"{text}; model.name must hold the tokenizer that the model was trained with")
         self.notes += notes(split, found, self._config.max_length)
         self._tokens[split] = Tokens(found.ids, found.trained)
         self._ids[split] = [rows[i].id for i in found.kept]

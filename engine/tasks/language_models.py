@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -53,6 +52,11 @@ class LanguageModel(Module):
         """The longest row in tokens, where the model has one."""
         found = getattr(self.causal.config, "max_position_embeddings", None)
         return found if isinstance(found, int) else None
+
+    @property
+    def vocab(self) -> int:
+        """How many tokens the embedding knows."""
+        return int(self.causal.get_input_embeddings().weight.shape[0])
 
     def blocks(self) -> list[Module]:
         """Return the blocks in order: the longest list of modules inside."""
@@ -297,10 +301,12 @@ def fingerprints(settings: TinyModel | PretrainedModel) -> Mapping[str, str]:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Keep transformers' progress bars and advice away from a terminal that shows ctr's own."""
+    from transformers.utils import logging as bars
+
     loggers = [logging.getLogger(name) for name in ("transformers", "huggingface_hub")]
     levels = [logger.level for logger in loggers]
-    before = os.environ.get("TQDM_DISABLE")
-    os.environ["TQDM_DISABLE"] = "1"
+    shown = bars.is_progress_bar_enabled()
+    bars.disable_progress_bar()
     for logger in loggers:
         logger.setLevel(logging.ERROR)
     try:
@@ -308,10 +314,8 @@ def _quiet() -> Iterator[None]:
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
-        if before is None:
-            del os.environ["TQDM_DISABLE"]
-        else:
-            os.environ["TQDM_DISABLE"] = before
+        if shown:
+            bars.enable_progress_bar()
 
 
 def _wrong(path: str, text: str) -> SpecError:
