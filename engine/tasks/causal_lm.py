@@ -137,8 +137,6 @@ class CausalLm:
 
     # -------------------------------------------------------------------------------------------------- the phase
     def begin(self, phase: Phase) -> None:
-        import torch
-
         from .token_batches import Passes
 
         module = self._built()
@@ -147,7 +145,7 @@ class CausalLm:
             raise SpecError([Problem("spec", 0, 0, "model.dtype", text)])
         module.train_what(adapter=phase.adapts)
         module.checkpoint_activations(phase.checkpointing)
-        module.decoder = torch.compile(module.causal.base_model, dynamic=True) if phase.compile else None
+        module.compile_decoder(phase.compile)
         module.train()
         if phase != self._phase:
             seed = self._context.seed if phase.seed is None else phase.seed

@@ -38,7 +38,7 @@ class LanguageModel(Module):
         self.tokenizer = tokenizer
         self.has_adapter = peft is not None
         self.checkpointing = False
-        self.decoder: Any = None  # compiled, where that is asked for
+        self.decoder: Any = None  # the compiled forward pass, where that is asked for
         self.plain_head = self._head_is_plain()
         self.coarse = any(p.dtype != torch.float32 for p in self.parameters())
 
@@ -92,9 +92,16 @@ class LanguageModel(Module):
         net.disable_input_require_grads()  # the reentrant form alone needs it; a frozen base would be walked to its end
         self.checkpointing = on
 
+    def compile_decoder(self, on: bool) -> None:
+        """Compile the forward pass up to the last hidden states, or stop doing so.
+
+        The function is compiled, not the module: a compiled module would appear as a second copy of all weights.
+        """
+        self.decoder = torch.compile(self.causal.base_model.forward, dynamic=True) if on else None
+
     def hidden(self, ids: Tensor, positions: Tensor | None) -> Tensor:
         """Return the last hidden states (batch, seq, features) of rows of token ids (batch, seq)."""
-        run = self.decoder or self.causal.base_model
+        run = self.causal.base_model if self.decoder is None else self.decoder
         more = {} if positions is None else {"position_ids": positions}
         found: Tensor = run(input_ids=ids, use_cache=False, **more).last_hidden_state
         return found
@@ -146,7 +153,7 @@ def watched(module: LanguageModel, needs: Mapping[str, frozenset[int]]) -> Itera
             else:
                 handle = blocks[index - 1].register_forward_hook(watch.keep_output(index))
             stack.callback(handle.remove)
-        if watch.outputs and module.decoder is not None:  # hooks are not seen by what is compiled already
+        if (watch.outputs or watch.maps) and module.decoder is not None:  # what is compiled sees no hook, no collector
             stack.callback(setattr, module, "decoder", module.decoder)
             module.decoder = None
         yield watch
