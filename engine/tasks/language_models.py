@@ -247,15 +247,20 @@ def _pretrained(settings: PretrainedModel) -> tuple[Any, Any]:
     try:
         with _quiet():
             # never code from a hub, never a pickle; the config that is loaded is this model's own copy
-            net = AutoModelForCausalLM.from_pretrained(
+            net, found = AutoModelForCausalLM.from_pretrained(
                 folder, dtype=dtype, attn_implementation=register(), local_files_only=True, use_safetensors=True,
-                trust_remote_code=False,
+                trust_remote_code=False, output_loading_info=True,
             )  # fmt: skip
             tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # transformers raises whatever its parts raise
         text = f"{settings.name} is no causal language model that can be loaded: {printable(error, 300)}"
         hint = "it must hold config.json, the tokenizer's files and weights as .safetensors"
         raise _wrong("model.name", f"{text}; {hint}") from error
+    drawn = sorted(map(str, [*found["missing_keys"], *found["mismatched_keys"]]))
+    if drawn:  # transformers would go on with random numbers there
+        text = f"{settings.name} holds no weights for {printable(drawn[0], 100)}"
+        more = f" and {len(drawn) - 1} more" if len(drawn) > 1 else ""
+        raise _wrong("model.name", f"{text}{more}; give a folder that was saved whole")
     return net, tokenizer
 
 

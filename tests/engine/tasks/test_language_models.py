@@ -99,6 +99,17 @@ def test_a_folder_that_holds_no_model_is_refused(tmp_path: Path, folder: Path) -
     assert text in refused(str(folder))
 
 
+def test_a_model_of_which_weights_are_missing_is_refused(folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    gone = [weights.pop(f"model.layers.{i}.mlp.up_proj.weight") for i in range(2)]
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    text = f"model.name: {folder} holds no weights for model.layers.0.mlp.up_proj.weight and 1 more; give a folder that"
+    assert gone and text in refused(str(folder))
+    weights |= {f"model.layers.{i}.mlp.up_proj.weight": gone[0][:3].clone() for i in range(2)}
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    assert f"model.name: {folder} " in refused(str(folder))
+
+
 def test_a_pickle_is_not_opened(folder: Path) -> None:
     class Exploit:
         def __reduce__(self) -> Any:
