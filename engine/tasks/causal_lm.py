@@ -108,7 +108,12 @@ class CausalLm:
 
         assert self._module is not None
         rows = [self._source.rows[i] for i in self._splits[split]]
-        found = encode(rows, self._module.tokenizer, self._config.max_length, place=self._source.place)
+        place = self._source.place
+        found = encode(rows, self._module.tokenizer, self._config.max_length, place=place)
+        largest, known = max(int(row.max()) for row in found.ids), self._module.vocab
+        if largest >= known:
+            text = f"{place}: the tokenizer gives token {largest}, which is past the model's vocabulary of {known}"
+            raise DataError(f"{text}; model.name must hold the tokenizer that the model was trained with")
         self.notes += notes(split, found, self._config.max_length)
         self._tokens[split] = Tokens(found.ids, found.trained)
         self._ids[split] = [rows[i].id for i in found.kept]
@@ -131,8 +136,6 @@ class CausalLm:
 
     # -------------------------------------------------------------------------------------------------- the phase
     def begin(self, phase: Phase) -> None:
-        import torch
-
         from .token_batches import Passes
 
         module = self._built()
@@ -141,7 +144,7 @@ class CausalLm:
             raise SpecError([Problem("spec", 0, 0, "model.dtype", text)])
         module.train_what(adapter=phase.adapts)
         module.checkpoint_activations(phase.checkpointing)
-        module.decoder = torch.compile(module.causal.base_model, dynamic=True) if phase.compile else None
+        module.compile_decoder(phase.compile)
         module.train()
         if phase != self._phase:
             seed = self._context.seed if phase.seed is None else phase.seed

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -39,7 +38,7 @@ class LanguageModel(Module):
         self.tokenizer = tokenizer
         self.has_adapter = peft is not None
         self.checkpointing = False
-        self.decoder: Any = None  # compiled, where that is asked for
+        self.decoder: Any = None  # the compiled forward pass, where that is asked for
         self.plain_head = self._head_is_plain()
         self._blocks: list[Module] | None = None
         self.coarse = any(p.dtype != torch.float32 for p in self.parameters())
@@ -54,6 +53,11 @@ class LanguageModel(Module):
         """The longest row in tokens, where the model has one."""
         found = getattr(self.causal.config, "max_position_embeddings", None)
         return found if isinstance(found, int) else None
+
+    @property
+    def vocab(self) -> int:
+        """How many tokens the embedding knows."""
+        return int(self.causal.get_input_embeddings().weight.shape[0])
 
     def blocks(self) -> list[Module]:
         """Return the blocks in order: the longest list of modules inside."""
@@ -91,9 +95,16 @@ class LanguageModel(Module):
         net.disable_input_require_grads()  # the reentrant form alone needs it; a frozen base would be walked to its end
         self.checkpointing = on
 
+    def compile_decoder(self, on: bool) -> None:
+        """Compile the forward pass up to the last hidden states, or stop doing so.
+
+        The function is compiled, not the module: a compiled module would appear as a second copy of all weights.
+        """
+        self.decoder = torch.compile(self.causal.base_model.forward, dynamic=True) if on else None
+
     def hidden(self, ids: Tensor, positions: Tensor | None) -> Tensor:
         """Return the last hidden states (batch, seq, features) of rows of token ids (batch, seq)."""
-        run = self.decoder or self.causal.base_model
+        run = self.causal.base_model if self.decoder is None else self.decoder
         more = {} if positions is None else {"position_ids": positions}
         found: Tensor = run(input_ids=ids, use_cache=False, **more).last_hidden_state
         return found
@@ -145,7 +156,7 @@ def watched(module: LanguageModel, needs: Mapping[str, frozenset[int]]) -> Itera
             else:
                 handle = blocks[index - 1].register_forward_hook(watch.keep_output(index))
             stack.callback(handle.remove)
-        if watch.outputs and module.decoder is not None:  # hooks are not seen by what is compiled already
+        if (watch.outputs or watch.maps) and module.decoder is not None:  # what is compiled sees no hook, no collector
             stack.callback(setattr, module, "decoder", module.decoder)
             module.decoder = None
         yield watch
@@ -239,15 +250,20 @@ def _pretrained(settings: PretrainedModel) -> tuple[Any, Any]:
     try:
         with _quiet():
             # never code from a hub, never a pickle; the config that is loaded is this model's own copy
-            net = AutoModelForCausalLM.from_pretrained(
+            net, found = AutoModelForCausalLM.from_pretrained(
                 folder, dtype=dtype, attn_implementation=register(), local_files_only=True, use_safetensors=True,
-                trust_remote_code=False,
+                trust_remote_code=False, output_loading_info=True,
             )  # fmt: skip
             tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # transformers raises whatever its parts raise
         text = f"{settings.name} is no causal language model that can be loaded: {printable(error, 300)}"
         hint = "it must hold config.json, the tokenizer's files and weights as .safetensors"
         raise _wrong("model.name", f"{text}; {hint}") from error
+    drawn = sorted(map(str, [*found["missing_keys"], *found["mismatched_keys"]]))
+    if drawn:  # transformers would go on with random numbers there
+        text = f"{settings.name} holds no weights for {printable(drawn[0], 100)}"
+        more = f" and {len(drawn) - 1} more" if len(drawn) > 1 else ""
+        raise _wrong("model.name", f"{text}{more}; give a folder that was saved whole")
     return net, tokenizer
 
 
@@ -300,10 +316,12 @@ def fingerprints(settings: TinyModel | PretrainedModel) -> Mapping[str, str]:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Keep transformers' progress bars and advice away from a terminal that shows ctr's own."""
+    from transformers.utils import logging as bars
+
     loggers = [logging.getLogger(name) for name in ("transformers", "huggingface_hub")]
     levels = [logger.level for logger in loggers]
-    before = os.environ.get("TQDM_DISABLE")
-    os.environ["TQDM_DISABLE"] = "1"
+    shown = bars.is_progress_bar_enabled()
+    bars.disable_progress_bar()
     for logger in loggers:
         logger.setLevel(logging.ERROR)
     try:
@@ -311,10 +329,8 @@ def _quiet() -> Iterator[None]:
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
-        if before is None:
-            del os.environ["TQDM_DISABLE"]
-        else:
-            os.environ["TQDM_DISABLE"] = before
+        if shown:
+            bars.enable_progress_bar()
 
 
 def _wrong(path: str, text: str) -> SpecError:

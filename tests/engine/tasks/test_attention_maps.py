@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -144,3 +145,27 @@ def test_maps_while_activations_are_recomputed_are_refused(tmp_path: Path) -> No
     task.begin(Phase("main", 0, 2, 5, adapts=True, checkpointing=True))
     with pytest.raises(SpecError, match=r"train.gradient_checkpointing: attention maps cannot be had.*turn it off"):
         task.forward(module, task.batch(0, 0), NEEDS)
+
+
+def test_a_compiled_pass_is_the_same_and_steps_aside_where_insides_are_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled: list[int] = []
+
+    def count(graph: Any, inputs: Any) -> Any:
+        compiled.append(len(inputs))
+        return graph.forward
+
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=count))
+    task, module = begun(tmp_path, QWEN2, LORA)
+    plain = task.forward(module, task.batch(0, 0), {})
+    names = list(module.state_dict())
+    task.begin(Phase("main", 0, 2, 5, adapts=True, compile=True))
+    assert list(module.state_dict()) == names, "no second copy of the weights"
+    shown = task.forward(module, task.batch(0, 0), NEEDS)
+    assert not compiled and sorted(shown.attention) == sorted(LAYERS)
+    loss = task.forward(module, task.batch(0, 0), {}).loss
+    assert compiled and module.decoder is not None
+    torch.testing.assert_close(loss, plain.loss)
+    task.begin(Phase("main", 0, 2, 5, adapts=True))
+    assert module.decoder is None
