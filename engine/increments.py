@@ -27,7 +27,7 @@ class Increments:
         if self._merged:
             self._merged = False
             text = f"phase {phase} merged its adapter into the base on the way, so no cosine of its delta can be told"
-            kernel.log.event("warning", step, owner="engine", text=text)
+            kernel.log.event("warning", step, owner="engine", text=text, phase=phase)
             return
         delta = increment(kernel.active.factors, kernel.remembered)
         for earlier, before in self.phases.items():

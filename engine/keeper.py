@@ -293,8 +293,8 @@ class Keeper:
             value = evaluation.mean(name) * (1 if self._select.better == "higher" else -1)
             if math.isnan(value):
                 text = f"{self._select.on} is not a number after epoch {kernel.position.epoch}; it selects nothing"
-                on = self._select.on
-                kernel.log.event("warning", kernel.position.step, owner="engine", text=text, selects=on)
+                about = {"phase": plan.phase.name, "selects": self._select.on}
+                kernel.log.event("warning", kernel.position.step, owner="engine", text=text, **about)
             if self.best is None or value > self.best or (math.isnan(self.best) and not math.isnan(value)):
                 self.best = value
                 self._snapshot(kernel, "selected", "engine")

@@ -74,9 +74,9 @@ def _selects(record: Record) -> bool:
 
 
 def shared(records: Sequence[Record]) -> list[Record]:
-    """Return the records of a log that belong into an entry."""
+    """Return the records of a log that belong into an entry; of the warnings those that name a phase."""
     told = [record for record in records if record["event"] not in OWN]
-    return [record for record in told if record["event"] != "warning" or "selects" in record]
+    return [record for record in told if record["event"] != "warning" or "phase" in record]
 
 
 # ---------------------------------------------------------------------------------------------------- writing

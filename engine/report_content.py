@@ -10,7 +10,7 @@ from typing import Any
 from . import stats
 from .inference import mean_of, sd_of
 from .report_read import Run, Study, mapping, number, strings, text
-from .report_runs import exactness, run_row, why_no_value
+from .report_runs import cached, exactness, run_row, why_no_value
 from .report_transfer import transfer
 
 HASHES = ("weights", "data_order", "evaluation_items")
@@ -30,6 +30,7 @@ def content(study: Study) -> dict[str, Any]:
         "select": mapping(study.index.get("select")),
         "threads": study.index.get("threads"),
         "exactness": exactness(study),
+        "cached": cached(study),
         "verdicts": [contrast["sentence"] for contrast in contrasts],
         "contrasts": contrasts,
         "values": _values(study),

@@ -49,6 +49,7 @@ def _body(report: Mapping[str, Any], images: Mapping[str, bytes]) -> Iterator[st
         )
     yield from _box("Pairs that were dropped", report["incomplete"], "warn")
     yield from _box("What could not be read", report["problems"], "warn")
+    yield from _box("Phases that were taken over", report["cached"])
     every = tables(report)
     first = [table for table in every if table.title.startswith(("Paired", "Criteria"))]
     yield from map(_table, first)

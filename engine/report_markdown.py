@@ -45,6 +45,7 @@ def _lines(report: Mapping[str, Any]) -> Iterator[str]:
     trends = [row["sentence"] for row in (*report["tradeoffs"], *report["doses"])]
     yield from _list("## What treatments did\n", map(opening, trends))
     yield from _list("## Pairs that were dropped\n", map(opening, report["incomplete"]))
+    yield from _list("## Phases that were taken over\n", map(opening, report["cached"]))
     for figure in report["figures"]:
         yield f"![{escape(figure['alt'])}]({figure['path']})\n"
     for table in tables(report):

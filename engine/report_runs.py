@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 from .report_panels import sections
@@ -10,6 +11,7 @@ from .report_read import Run, Study, mapping, number, sequence, strings, text
 from .text import printable
 
 MOST_LINES = 60
+MOST_SOURCES = 6
 STATES = {
     "failed": "failed",
     "stopped": "was stopped",
@@ -62,6 +64,34 @@ def exactness(study: Study) -> str:
     fast = any(text(about.get("determinism")) == "fast" for about in (study.index, *(r.provenance for r in study.runs)))
     why = ["determinism: fast"] * fast + [f"{what}: {', '.join(v)}" for what, v in used.items() if len(v) > 1]
     return f"matched, not bit-exact ({'; '.join(why)})" if why else "bit-exact"
+
+
+def cached(study: Study) -> list[str]:
+    """Say which phases were not trained but taken from the end of another run's, and from whose."""
+    found: dict[tuple[str, ...], list[tuple[str, str]]] = {}
+    for run in study.runs:
+        for event in run.of("cached")[-1:]:
+            names = tuple(printable(name, 80) for name in strings(event.get("phases")))
+            found.setdefault(names, []).append((run.name, _source(event)))
+    return [_taken(names, told) for names, told in found.items() if names]
+
+
+def _source(event: Mapping[str, Any]) -> str:
+    name, at = printable(text(event.get("run")), 150) or "an unknown run", number(event.get("published"))
+    if at is None or not 0 <= at < 1e11:
+        return name
+    return f"{name} ({datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M} UTC)"
+
+
+def _taken(names: Sequence[str], told: Sequence[tuple[str, str]]) -> str:
+    sources = list(dict.fromkeys(source for _, source in told))
+    more = f" and {len(sources) - MOST_SOURCES} more" if len(sources) > MOST_SOURCES else ""
+    one = len(names) == 1
+    runs = f"run {told[0][0]}" if len(told) == 1 else f"{len(told)} runs"
+    return (
+        f"{'phase' if one else 'phases'} {', '.join(names)} of {runs} {'was' if one else 'were'} taken from "
+        f"{', '.join(sources[:MOST_SOURCES])}{more}"
+    )
 
 
 def why_no_value(arm: str, run: Run | None) -> str:

@@ -62,6 +62,8 @@ def _parts(report: Mapping[str, Any]) -> Iterator[RenderableType]:
             yield _text(f"~ {row['sentence']}")
     if report["exactness"] != "bit-exact":
         yield _text(f"Arms are {report['exactness']}.", "yellow")
+    for line in report["cached"]:
+        yield _text(f"{line[0].upper()}{line[1:]}.")
     told = [*_unmatched(report), *report["incomplete"], *report["problems"]]
     for line in told[:MOST_WARNINGS]:
         yield _text(f"! {line}", "yellow")

@@ -210,6 +210,10 @@ class History:
             )
         elif kind == "resumed":
             self._decide(r, step, "resumed", f"from {text(r.get('checkpoint'), 120)}", "engine")
+        elif kind == "cached":
+            phases = r.get("phases")
+            names = ", ".join(text(name, 40) for name in phases) if isinstance(phases, list) else ""
+            self._decide(r, step, "taken over", f"phases {names} of run {text(r.get('run'), 150)}", "engine")
 
 
 _HANDLERS = {
@@ -223,6 +227,7 @@ _HANDLERS = {
     "warning": History._told,
     "error": History._told,
     "resumed": History._told,
+    "cached": History._told,
 }
 
 
