@@ -83,6 +83,8 @@ class Viewer(App[None]):
         """Look at the folder and let the visible screen follow; a busy folder costs a bounded slice of each tick."""
         if self._terminal and not os.isatty(0):
             os._exit(129)  # the terminal is gone: nothing can be drawn or asked, and the driver would spin on its ruins
+        if not self.screen_stack:
+            return  # the viewer is being left: its screens are gone before its clock is
         self._ticks += 1
         changed = self._ticks % 2 == 0 and self.catalog.scan(time.time(), time.monotonic())
         if isinstance(self.screen, ViewerScreen) and self.screen.ready:

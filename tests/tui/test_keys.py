@@ -139,6 +139,20 @@ def test_zoom_is_shared_by_all_charts_and_undone_by_r(root: Path) -> None:
     drive(root, script)
 
 
+def test_a_tick_after_the_last_screen_is_gone_is_none(root: Path) -> None:
+    """A busy machine may let the clock strike between the end of the screens and its own."""
+
+    async def script(app: Viewer, pilot: Pilot[None]) -> None:
+        standing = app._screen_stack[:]
+        app._screen_stack.clear()
+        try:
+            app._look()
+        finally:
+            app._screen_stack[:] = standing
+
+    drive(root, script)
+
+
 def test_a_click_sets_the_cursor_of_all_charts(root: Path) -> None:
     async def script(app: Viewer, pilot: Pilot[None]) -> None:
         await press(app, pilot, "enter")
