@@ -250,7 +250,7 @@ def _pretrained(settings: PretrainedModel) -> tuple[Any, Any]:
     try:
         with _quiet():
             # never code from a hub, never a pickle; the config that is loaded is this model's own copy
-            net, found = AutoModelForCausalLM.from_pretrained(
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
                 folder, dtype=dtype, attn_implementation=register(), local_files_only=True, use_safetensors=True,
                 trust_remote_code=False, output_loading_info=True,
             )  # fmt: skip
@@ -259,6 +259,7 @@ def _pretrained(settings: PretrainedModel) -> tuple[Any, Any]:
         text = f"{settings.name} is no causal language model that can be loaded: {printable(error, 300)}"
         hint = "it must hold config.json, the tokenizer's files and weights as .safetensors"
         raise _wrong("model.name", f"{text}; {hint}") from error
+    net, found = loaded
     drawn = sorted(map(str, [*found["missing_keys"], *found["mismatched_keys"]]))
     if drawn:  # transformers would go on with random numbers there
         text = f"{settings.name} holds no weights for {printable(drawn[0], 100)}"
@@ -316,8 +317,9 @@ def fingerprints(settings: TinyModel | PretrainedModel) -> Mapping[str, str]:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Keep transformers' progress bars and advice away from a terminal that shows ctr's own."""
-    from transformers.utils import logging as bars
+    from transformers.utils import logging as told
 
+    bars: Any = told
     loggers = [logging.getLogger(name) for name in ("transformers", "huggingface_hub")]
     levels = [logger.level for logger in loggers]
     shown = bars.is_progress_bar_enabled()
