@@ -205,3 +205,8 @@ def test_the_sources_files_give_the_rows_that_the_source_reads() -> None:
     for path in paths:
         expected = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
         assert [row.text for row in read(settings("text", path=str(path))).rows] == expected, path.name
+
+
+def test_a_fingerprint_of_generated_rows_stays() -> None:  # runs are found again by it
+    one = fingerprint(settings("generated", family="accretion", part="a"))["data"]
+    assert one.startswith("df0414f0")
