@@ -75,11 +75,16 @@ def epoch_value(epoch: Mapping[str, Any], metric: str) -> float | None:
 
 
 def selected_epoch(study: Study, run: Run) -> dict[str, Any] | None:
-    """Return the record of the epoch that `compare.select` chooses: the best, and the earliest of equals."""
+    """Return the record of the epoch that `compare.select` chooses: the best of the last phase, the earliest of equals.
+
+    An earlier phase has another task as a rule, whose losses are lower or higher for reasons of their own.
+    """
     select = mapping(study.index.get("select"))
     on = text(select.get("on")) or "val.loss"
     sign = 1 if (text(select.get("better")) or study.metric(on)[1]) == "lower" else -1
-    found = [(sign * v, i) for i, e in enumerate(run.epochs) if (v := epoch_value(e, on)) is not None]
+    last = max((number(epoch.get("phase_index")) or 0 for epoch in run.epochs), default=0)
+    here = [(i, e) for i, e in enumerate(run.epochs) if (number(e.get("phase_index")) or 0) == last]
+    found = [(sign * v, i) for i, e in here if (v := epoch_value(e, on)) is not None]
     found = [(v, i) for v, i in found if math.isfinite(v)]
     return run.epochs[min(found)[1]] if found else None
 

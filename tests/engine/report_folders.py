@@ -28,6 +28,7 @@ class Built:
     determinism: str = "strict"
     points: Sequence[str] = ("",)
     runs: list[dict[str, Any]] = field(default_factory=list)
+    phase_of: Callable[[int], int] = lambda epoch: 0
 
     def run(
         self,
@@ -114,7 +115,8 @@ class Built:
     def _epoch(self, log: EventLog, step: int, kind: str, epoch: int, train: float | None, val: float) -> None:
         summary = {"loss": val, "accuracy": 100 - 20 * val, "items": 50, "se": {"loss": 0.1, "accuracy": 1.0}}
         log.write(
-            "epoch", step, kind=kind, phase="main" if train else None, phase_index=0, epoch=max(epoch - 1, 0),
+            "epoch", step, kind=kind, phase="main" if train else None, phase_index=self.phase_of(epoch),
+            epoch=max(epoch - 1, 0),
             items=step, seconds=step / 100, lr=0.01, grad_accum=1, batches=STEPS,
             train=None if train is None else {"loss": train, "total": train}, evaluations={"val": summary},
             advice={"grad_accum": None, "asked": {}, "save": {}, "stop": [], "why": {}},

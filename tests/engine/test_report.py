@@ -112,6 +112,15 @@ def test_selected_and_last_epochs_of_a_validation_metric(study: Built) -> None:
     assert only(report)["last"]["mean"] == pytest.approx(0.3)
 
 
+def test_an_earlier_phase_selects_nothing_however_low_its_loss(study: Built) -> None:
+    """The base's own text may be far easier than the task that is compared."""
+    study.on, study.phase_of = ["val.loss"], lambda epoch: int(epoch > 3)
+    for arm in ("baseline", "controller"):
+        study.run(arm, 1, 90, val=lambda e: [9.0, 0.3, 0.2, 0.1, 0.8, 0.6, 0.7][e])
+    report = build_report(study.close())
+    assert {row["selected"]["mean"] for row in report["values"]} == {0.6}
+
+
 def test_equal_weights_prove_identical_and_unequal_ones_do_not(study: Built) -> None:
     for seed in (1, 2):
         study.run("baseline", seed, 90.0, digest=f"d{seed}")
