@@ -28,7 +28,7 @@ def run(tmp_path: Path) -> Run:
     path.mkdir()
 
     def run(name: str, replaced: dict[str, str] | None = None, dies_at: int | None = None, **more: Any) -> Path:
-        folder = tmp_path / name
+        folder = tmp_path / name / "spoken" / "run"  # a root of its own: below one root, ends of phases are shared
         spec = study(path, replaced)
         if dies_at is not None:
             outcome = train(spec, folder, dies_at=dies_at, **more)
