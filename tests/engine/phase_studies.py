@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from ctr.engine import study as studies
+from ctr.engine.build import build, settle_exactness
 from ctr.engine.events_log import read_events
 from ctr.engine.host import discover
 from ctr.engine.order import Order
+from ctr.engine.phase_keys import phase_keys
 from ctr.engine.spec import load_study
 from ctr.engine.verify import compare
 
@@ -29,6 +31,8 @@ train:
   optimizer: {kind: sgd, base_lr: 0.05, momentum: 0.9}
 compare: {on: [test.accuracy]}
 """
+OFF = "checkpoint.cache=false"
+CONTROLLER = ", plugins: {phase_controller: {rule: faithful, window: 1, patience: 1, s1_threshold: 1.0}}"
 A, B, C = "{task: A}", "{task: B, moments: keep}", "{task: A, name: C}"
 OWN = ("start", "cached", "checkpoint", "resumed", "warning", "control")
 
@@ -88,3 +92,13 @@ def told(run: Path) -> list[dict[str, Any]]:
     """Return the records that say something of numbers, snapshots' digests included, without numbers of a clock."""
     kept = [record for record in read_events(run) if record["event"] not in OWN]
     return [{key: value for key, value in one.items() if key not in ("seq", "time", "seconds")} for one in kept]
+
+
+def keys(path: Path, *sets: str, threads: int = 1, arm: str | None = None) -> list[str]:
+    """Return the keys of the beginnings of a study's first run, as built under a number of threads."""
+    one = order(path, path.parent / "runs", *sets, arm=arm)
+    settle_exactness("strict", threads)
+    built = build(one.run, path.parent / "unused", discover(), {})
+    changed = type(one)(one.run, one.folder, one.identity, one.fingerprints, threads, {})
+    settle_exactness("strict", 1)
+    return phase_keys(changed, built, discover())
