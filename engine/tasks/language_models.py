@@ -291,8 +291,8 @@ def locate(settings: PretrainedModel) -> Path:
         return fetch(offline=True)  # a copy that is there already is taken without asking the hub
     except HFValidationError as error:
         raise _wrong("model.name", f"{settings.name!r} is neither a folder nor a name on the hub") from error
-    except Exception:
-        pass  # it is not there yet
+    except OSError:
+        pass  # it is not there yet, which the hub's own error says too
     try:
         return fetch(offline=False)
     except Exception as error:
