@@ -80,7 +80,8 @@ def capture(root: Path, hostile: bool) -> bytes:
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 50, 160, 0, 0))
     code = f"from pathlib import Path; from ctr.tui.app import Viewer; Viewer(Path({str(root)!r})).run()"
     env = {**os.environ, "TERM": "xterm-256color", "COLORTERM": "truecolor", "LC_ALL": "C.UTF-8"}
-    env.pop("NO_COLOR", None)
+    for name in ("NO_COLOR", "COLUMNS", "LINES"):  # pytest-xdist's workers set the last two, which outrank the terminal
+        env.pop(name, None)
     process = subprocess.Popen([sys.executable, "-c", code], stdin=slave, stdout=slave, stderr=slave, env=env)
     os.close(slave)
     try:
@@ -107,9 +108,14 @@ def visible(out: bytes) -> str:
 
 
 def _answer(master: int, text: str) -> bytes:
-    """Read until `text` was written, then until nothing comes for a moment."""
+    """Read until `text` was written, then until nothing comes for a moment.
+
+    Raises:
+        AssertionError: it was not written in time; the rest of the session would wait for texts as vain.
+    """
     out, end = b"", time.monotonic() + LONGEST
-    while text not in visible(out) and time.monotonic() < end:
+    while text not in visible(out):
+        assert time.monotonic() < end, f"never on the screen: {text!r}; last sent: {visible(out)[-2000:]!r}"
         out += _read(master, 0.1)
     return out + _read(master, 2.0)
 
