@@ -11,7 +11,7 @@ import torch
 from torch import Generator, Tensor
 from torch.optim import Optimizer
 
-from .errors import PluginError
+from .errors import PluginError, VerificationError
 from .hooks import Reset
 
 
@@ -32,6 +32,8 @@ class Adapter:
     `save` writes the adapter to a folder, with what a mapping says about it, in a form that others can load.
     """
 
+    one = True  # a phase changes one adapter; of many that are reset on the way, no change of a phase can be told
+
     def __init__(
         self,
         factors: Sequence[Factor],
@@ -49,25 +51,24 @@ class Adapter:
         return {name: tensor.detach().clone() for name, tensor in pairs}
 
     @torch.no_grad()
-    def reset(self, reset: Reset, generator: Generator, optimizer: Optimizer | None) -> dict[str, Any]:
-        """Do what `reset` says and check it; return the norms before and after, for the record.
+    def reset(
+        self, reset: Reset, generator: Generator, optimizer: Optimizer | None, slots: Sequence[int] = ()
+    ) -> dict[str, Any]:
+        """Do what `reset` says and check that it is so; return it with the norms before and after, for the record.
 
-        Raises `PluginError` where an A that a plugin returned has another shape or is not finite.
+        `slots` says which of several adapters a boundary concerns; this one is all there is. Raises `PluginError`
+        where an A that a plugin returned has another shape or is not finite.
         """
         before = self.norms()
         for factor in self.factors:
+            a, b = factor.a.clone(), factor.b.clone()
             if reset.merge:
                 factor.base.add_((factor.b @ factor.a).to(factor.base.dtype), alpha=factor.scaling)
-            if reset.a == "redraw":
-                factor.a.copy_(self._draw(factor.a, generator))
-            elif callable(reset.a):
-                new = reset.a(factor.a.clone(), self.start[factor.name].clone(), generator)
-                if new.shape != factor.a.shape or not torch.isfinite(new).all():
-                    text = f"adapter_reset answered an A for {factor.name} of shape {tuple(new.shape)}, or not finite"
-                    raise PluginError(f"{text}; {tuple(factor.a.shape)} is expected", hook="adapter_reset")
+            if reset.a != "keep":
+                new = redrawn(reset, factor.name, a.clone(), self.start[factor.name], generator, self._draw)
                 factor.a.copy_(new)
             if reset.b == 0:
-                factor.b.zero_()
+                factor.b.zero_()  # not a product, in which NaN would stay
             elif reset.b != 1:
                 factor.b.mul_(reset.b)
             for side in sorted(reset.clear):
@@ -75,9 +76,8 @@ class Adapter:
                 for moment in state.values():  # zeroed, not dropped: fused SGD refuses buffers on some parameters only
                     if isinstance(moment, Tensor):
                         moment.zero_()
-        a = reset.a if isinstance(reset.a, str) else getattr(reset.a, "__name__", "function")
-        cleared = sorted(reset.clear)
-        return {"a": a, "b": reset.b, "clear": cleared, "merge": reset.merge, "before": before, "after": self.norms()}
+            confirm(reset, factor.name, (a, b), (factor.a, factor.b))
+        return {**describe(reset), "before": before, "after": self.norms()}
 
     def norms(self) -> Mapping[str, float]:
         """Return the Frobenius norm of all A and of all B."""
@@ -85,3 +85,43 @@ class Adapter:
             return {"a": 0.0, "b": 0.0}
         a, b = (torch.stack([getattr(f, side).detach().norm() for f in self.factors]).norm() for side in "ab")
         return {"a": float(a), "b": float(b)}
+
+
+def redrawn(
+    reset: Reset,
+    name: str,
+    now: Tensor,
+    start: Tensor,
+    generator: Generator,
+    draw: Callable[[Tensor, Generator], Tensor],
+) -> Tensor:
+    """Return what becomes of the A of one adapter at target `name`: a new draw, or what the plugin's function makes."""
+    if not callable(reset.a):
+        return draw(now, generator)
+    new = reset.a(now.clone(), start.clone(), generator)
+    if new.shape != now.shape or not torch.isfinite(new).all():
+        text = f"adapter_reset answered an A for {name} of shape {tuple(new.shape)}, or not finite"
+        raise PluginError(f"{text}; {tuple(now.shape)} is expected", hook="adapter_reset")
+    return new
+
+
+def confirm(reset: Reset, name: str, before: tuple[Tensor, Tensor], after: tuple[Tensor, Tensor]) -> None:
+    """Raise `VerificationError` where what a reset keeps is not bit-equal, or what it zeroes is not zero.
+
+    Only a tensor that two targets share, or that is no leaf of its own, could make it so.
+    """
+    wrong = []
+    if reset.a == "keep" and not torch.equal(before[0], after[0]):
+        wrong.append("A is to be kept and has moved")
+    if reset.b == 1 and not torch.equal(before[1], after[1]):
+        wrong.append("B is to be kept and has moved")
+    if reset.b == 0 and after[1].any():
+        wrong.append("B is to be zero and is not")
+    if wrong:
+        raise VerificationError(f"reset of the adapter at {name}: {'; '.join(wrong)}")
+
+
+def describe(reset: Reset) -> dict[str, Any]:
+    """Return a reset as the event log holds it."""
+    a = reset.a if isinstance(reset.a, str) else getattr(reset.a, "__name__", "function")
+    return {"a": a, "b": reset.b, "clear": sorted(reset.clear), "merge": reset.merge}

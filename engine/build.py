@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -69,7 +69,8 @@ def build(run: Any, folder: Path, registry: Registry, sources: Mapping[str, Path
     host, needs = _plugins(run, registry, sources, device, tasks)
     adapter = _adapter(tasks, module)
     plans = [
-        _plan(index, phase, tasks[phase.task], module, adapter is not None) for index, phase in enumerate(run.phases)
+        _plan(index, run.phases, tasks[phase.task], module, adapter is not None)
+        for index, phase in enumerate(run.phases)
     ]
     trains = {phase.name: phase.task for phase in run.phases}
     matrix = Matrix(tasks=list(tasks), metric="loss", better="lower", phases=trains)
@@ -140,12 +141,14 @@ def _check_needs(plugin: str, what: str, tasks: Mapping[str, Any]) -> None:
             raise PluginError(f"plugin {plugin} needs {what}, but task {name} provides {has}", plugin=plugin)
 
 
-def _plan(index: int, phase: Any, task: Any, module: torch.nn.Module, has_adapter: bool) -> Plan:
+def _plan(index: int, phases: Sequence[Any], task: Any, module: torch.nn.Module, has_adapter: bool) -> Plan:
+    phase = phases[index]
     train, adapts = phase.train, phase.trains == "adapter"
     about = Phase(
         phase.name, index, train.epochs, train.micro_batch, train.epoch_batches,
         seed=phase.seed, adapts=adapts, bf16=train.precision == "bf16",
         checkpointing=train.gradient_checkpointing, compile=train.compile,
+        turn=sum(before.task == phase.task and before.trains == "adapter" for before in phases[:index]),
     )  # fmt: skip
     fresh = phase.adapter == "fresh" and (adapts or not has_adapter)
     opening = partial(open_phase, phase, task, module)
@@ -156,7 +159,7 @@ def open_phase(phase: Any, task: Any, module: torch.nn.Module, before: Any) -> t
     """Make the optimizer and the base rates of a phase; `before` is the optimizer of the one before it, if any."""
     groups = task.groups(module)
     batches = task.batches(0)
-    optimizer = build_optimizer(phase.train.optimizer, groups)
+    optimizer = build_optimizer(phase.train.optimizer, groups, getattr(task, "optimizer", None))
     if before is not None and phase.moments == "keep":
         keep_moments(before, optimizer, phase.name)
     return optimizer, Rates(phase.train, groups, batches)

@@ -160,7 +160,7 @@ def _about(rule: Condition, node: Node, scope: Scope, used: Metrics) -> dict[str
         _check_reading(rule.metric, at, scope)
         lower = owner == VALUE
         return {"unit": "", "better": "lower" if lower else "higher"}
-    metrics = metrics_of(scope.treatments, scope.registry)
+    metrics = metrics_of(scope.treatments, scope.registry, of="last")
     if metrics is None:
         return {}
     if owner not in SPLITS:

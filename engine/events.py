@@ -107,7 +107,10 @@ class Step(Event):
 
 @dataclass
 class Boundary(Event):
-    """The beginning of a run, a phase, an epoch or a set of documents; `slots` are those it concerns."""
+    """The beginning of a run, a phase, an epoch or a set of documents; `slots` are those it concerns.
+
+    `index` counts phases, epochs of the phase or sets of documents, from 0.
+    """
 
     kind: str
     index: int = 0

@@ -21,7 +21,7 @@ class Increments:
 
     def end_phase(self, kernel: Any, phase: str) -> None:
         """Take what the phase changed since `kernel.remembered`, and record its cosine with each earlier phase."""
-        if kernel.active is None:
+        if kernel.active is None or not kernel.active.one:
             return
         step = kernel.position.step
         if self._merged:

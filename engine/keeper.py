@@ -255,7 +255,7 @@ class Keeper:
             for part, training in modes:
                 part.training = training
 
-    def reset(self, kernel: Any, kind: str, answer: tuple[str, Reset] | None, slots: Sequence[int]) -> Any:
+    def reset(self, kernel: Any, kind: str, index: int, answer: Any, slots: Sequence[int]) -> Any:
         """Reset the adapter as its owner says, or as the boundary's kind does when nobody answers."""
         adapter = kernel.adapter if kernel.optimizer is None else kernel.active
         if adapter is None:
@@ -269,9 +269,11 @@ class Keeper:
         if reset.merge:
             self.increments.merged(kind)
         at = kernel.position
-        key = mix(stream(kernel.seed, "adapter"), at.phase, at.epoch, at.micro)
+        # a document's draw depends on its group alone, not on how long those before it were
+        where = (index,) if kind == "document" else (at.phase, at.epoch, at.micro)
+        key = mix(stream(kernel.seed, f"adapter.{kind}" if kind == "document" else "adapter"), *where)
         generator = torch.Generator(device=kernel.device).manual_seed(key)
-        return {"owner": owner, **adapter.reset(reset, generator, kernel.optimizer)}
+        return {"owner": owner, **adapter.reset(reset, generator, kernel.optimizer, slots)}
 
     def save(self, kernel: Any, kind: str, plan: Any, saves: Mapping[str, str]) -> None:
         """Write the snapshots that plugins ask for, and keep `selected` by the study's own metric."""

@@ -168,12 +168,12 @@ class Kernel:
         micros = [plan.task.batch(at.epoch, first)]
         while len(micros) < accum and first + len(micros) < batches:
             batch = plan.task.batch(at.epoch, first + len(micros))
-            if batch.starts:  # a batch never crosses a boundary
+            if batch.starts or micros[0].alone:  # a batch never crosses a boundary
                 break
             micros.append(batch)
         count = sum(batch.count for batch in micros)
         if micros[0].starts:
-            self._boundary("document", plan, at.epoch, micros[0].starts)
+            self._boundary("document", plan, at.epoch, micros[0].starts, micros[0].group)
         # ---------------------------------------------------------------------------------- forward, backward
         for p in self.parameters:
             p.grad = None
@@ -252,13 +252,14 @@ class Kernel:
         norm_of = lambda: torch.nn.utils.get_total_norm(grads) if norm is None else norm  # noqa: E731
         return norm_of, partial(direction, self.optimizer), self.active.factors if self.active else ()
 
-    def _boundary(self, kind: str, plan: Plan, epoch: int, slots: Sequence[int] = ()) -> None:
+    def _boundary(self, kind: str, plan: Plan, epoch: int, slots: Sequence[int] = (), group: int = 0) -> None:
         at, answer = self.position, None
+        index = {"phase": at.phase, "document": group}.get(kind, max(epoch, 0))
         if self.hooks.adapter_reset is not None:
             self.hooks.reseed(at.phase, max(epoch, 0), at.micro, 1)
-            event = self.moment(Boundary, plan, kind, at.phase if kind == "phase" else max(epoch, 0), slots)
+            event = self.moment(Boundary, plan, kind, index, slots)
             answer = resolve_reset(self.hooks.adapter_reset(boundary=event))
-        done = self.keeper.reset(self, kind, answer, slots)
+        done = self.keeper.reset(self, kind, index, answer, slots)
         self.log.event(
             "boundary", at.step, kind=kind, phase=plan.phase.name, phase_index=at.phase, epoch=epoch, reset=done
         )

@@ -67,8 +67,11 @@ class Rates:
         return {name: rate * ratio for name, ratio in self._ratios.items()}
 
 
-def build_optimizer(spec: Any, groups: Mapping[str, list[Parameter]]) -> Optimizer:
-    """Build the fused optimizer of a spec, one parameter group per name; refuses groups nobody has."""
+def build_optimizer(spec: Any, groups: Mapping[str, list[Parameter]], own: Any = None) -> Optimizer:
+    """Build the fused optimizer of a spec, one parameter group per name; refuses groups nobody has.
+
+    `own(spec, rows, settings)` may make another one; None from it means that torch's will do.
+    """
     import torch
 
     unknown = sorted(set(spec.groups) - set(groups))
@@ -87,7 +90,8 @@ def build_optimizer(spec: Any, groups: Mapping[str, list[Parameter]]) -> Optimiz
     }  # fmt: skip
     if "betas" in settings:
         settings["betas"] = tuple(settings["betas"])
-    return classes[spec.kind](rows, fused=True, **settings)
+    made: Optimizer | None = own(spec, rows, settings) if own is not None else None
+    return made if made is not None else classes[spec.kind](rows, fused=True, **settings)
 
 
 def bare_step(optimizer: Optimizer) -> Callable[[], Any]:
@@ -132,6 +136,10 @@ def direction(optimizer: Optimizer) -> dict[str, list[Tensor]]:
     SGD: the momentum buffer after this gradient (Nesterov: g + m·buffer); Adam: the bias-corrected ratio;
     AdamW adds weight_decay·p. Nothing in the optimizer changes.
     """
+    own: Any = getattr(optimizer, "direction", None)
+    if own is not None:
+        found: dict[str, list[Tensor]] = own()
+        return found
     kind = type(optimizer).__name__
     rule = _sgd if kind == "SGD" else _adam
     with_grad = {g["name"]: [p for p in g["params"] if p.grad is not None] for g in optimizer.param_groups}

@@ -113,6 +113,8 @@ class Recorder:
             into.append(value)
         elif not isinstance(value, Tensor):
             into.append(float(value))
+        elif value.dim():  # a rate per slot is told as its mean
+            self._put(into, value.detach().float().mean(), copy)
         elif value.is_cpu:
             into.append((value.detach() if value.requires_grad else value).item())
         else:

@@ -117,10 +117,12 @@ def reinstate(kernel: Any, keeper: Any, loaded: Any, own: Collection[str] = ()) 
 
 def _packed(one: Evaluation) -> dict[str, Any]:
     numbers = {"loss_sum": one.loss_sum, "count": one.count, **{f"metric.{k}": v for k, v in one.metrics.items()}}
+    numbers |= {f"per.{k}": v for k, v in one.per.items()}
     return {"ids": list(one.ids), **{name: torch.from_numpy(np.array(value)) for name, value in numbers.items()}}
 
 
 def _unpacked(split: str, held: Mapping[str, Any]) -> Evaluation:
     arrays = {name: value.numpy() for name, value in held.items() if name != "ids"}
     metrics = {name.removeprefix("metric."): value for name, value in arrays.items() if name.startswith("metric.")}
-    return Evaluation(split, held["ids"], arrays["loss_sum"], arrays["count"], metrics)
+    per = {name.removeprefix("per."): value for name, value in arrays.items() if name.startswith("per.")}
+    return Evaluation(split, held["ids"], arrays["loss_sum"], arrays["count"], metrics, per)

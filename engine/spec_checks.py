@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from .nodes import Node, shown
 from .overlay import merge
@@ -80,11 +80,12 @@ def read_comparison(
     arms = list(root.mapping["arms"].mapping) if "arms" in root.mapping else []
     on = node.mapping.get("on")
     select = node.mapping["select"].mapping.get("on") if "select" in node.mapping else None
-    metrics = metrics_of(treatments, registry)
-    wanted = [(name, ("test", "val"), on.items[index] if on else node) for index, name in enumerate(compare.on)]
-    wanted.append((compare.select.on, ("val", "calibration"), select or node))
+    # contrasts read the last phase, whose task alone is tested; a snapshot is selected in every phase
+    last, every = metrics_of(treatments, registry, of="last"), metrics_of(treatments, registry)
+    wanted = [(name, ("test", "val"), on.items[index] if on else node, last) for index, name in enumerate(compare.on)]
+    wanted.append((compare.select.on, ("val", "calibration"), select or node, every))
     used: Metrics = {}
-    for name, splits, at in wanted:
+    for name, splits, at, metrics in wanted:
         found = _metric(name, splits, metrics, at, checker)
         used.update(found)
         if found:
@@ -125,9 +126,16 @@ def contrast_of(text: str, at: Node, arms: Sequence[str], checker: Checker) -> t
     return None
 
 
-def metrics_of(treatments: Sequence[Treatment], registry: Registry) -> Metrics | None:
-    """Return the metrics that every task of the study has; None where a task could not be read."""
-    kinds = {entry.kind for treatment in treatments for entry in treatment.tasks.values()}
+def metrics_of(
+    treatments: Sequence[Treatment], registry: Registry, of: Literal["every", "last"] = "every"
+) -> Metrics | None:
+    """Return the metrics of every task of the study, or of every last phase's task; None where one cannot be read."""
+    kinds = {
+        entry.kind
+        for one in treatments
+        for name, entry in one.tasks.items()
+        if of == "every" or (one.phases and name == one.phases[-1].task)
+    }
     if not kinds:
         return None
     tables = [

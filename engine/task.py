@@ -44,6 +44,8 @@ class Batch:
     count: int
     tensors: Mapping[str, Tensor]
     starts: Sequence[int] = ()  # slots in which a document begins with this micro-batch
+    group: int = 0  # number of the set of documents it belongs to
+    alone: bool = False  # an update of its own, whatever the accumulation: what follows must be scored after it
 
 
 @dataclass(slots=True)
@@ -62,7 +64,8 @@ class Outputs:
 class Evaluation:
     """What a model scored on a split, item by item, in float64 on the host.
 
-    `loss_sum[i]` is the loss of item i summed over its `count[i]` units; `metrics[name][i]` is one number per item.
+    `loss_sum[i]` is the loss of item i summed over its `count[i]` units; `metrics[name][i]` is one number per item, or
+    one per `per[name][i]` units where `per` names it: then items weigh by their units.
     """
 
     split: str
@@ -70,25 +73,30 @@ class Evaluation:
     loss_sum: NDArray[np.float64]
     count: NDArray[np.float64]
     metrics: Mapping[str, NDArray[np.float64]]
+    per: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
 
     def mean(self, name: str = "loss") -> float:
-        """Return the mean of a metric over items, or the loss per unit for `loss`."""
+        """Return the mean of a metric over items, or over units where it is a ratio, as the loss is."""
+        sums, units = self._ratio(name)
+        return float(sums.mean()) if units is None else float(sums.sum() / units.sum())
+
+    def _ratio(self, name: str) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
         if name == "loss":
-            return float(self.loss_sum.sum() / self.count.sum())
-        return float(self.metrics[name].mean())
+            return self.loss_sum, self.count
+        units = self.per.get(name)
+        return (self.metrics[name], None) if units is None else (self.metrics[name] * units, units)
 
     def se(self, name: str = "loss") -> float:
         """Return the standard error of `mean(name)`: per-item sd / sqrt(items); infinite with one item.
 
-        The loss is a ratio of sums, so its items are the residuals loss_sum - mean * count, scaled by the mean count.
+        Of a ratio of sums, as the loss is, items are the residuals sum - mean * units, scaled by the mean of units.
         """
         n = len(self.count)
         if n < 2:
             return float("inf")
-        if name == "loss":
-            rows = (self.loss_sum - self.mean() * self.count) / self.count.mean()
-        else:
-            rows = self.metrics[name]
+        rows, units = self._ratio(name)
+        if units is not None:
+            rows = (rows - self.mean(name) * units) / units.mean()
         return float(rows.std(ddof=1) / np.sqrt(n))
 
     def summary(self) -> dict[str, Any]:
@@ -112,7 +120,8 @@ class Phase:
     """A stretch of a run on one task; an epoch is a full pass, or `epoch_batches` micro-batches.
 
     `seed` is what its data order is drawn from where that is not the run's. `adapts`: the adapter alone is trained;
-    otherwise all weights are, and an adapter stands aside.
+    otherwise all weights are, and an adapter stands aside. `turn` counts the phases before it that train the adapter on
+    the same task.
     """
 
     name: str
@@ -125,6 +134,7 @@ class Phase:
     checkpointing: bool = False
     compile: bool = False
     bf16: bool = False
+    turn: int = 0
 
 
 class Task(Protocol):
@@ -134,7 +144,8 @@ class Task(Protocol):
     selects on another one is refused before anything is trained. A class whose models take an adapter has the settings
     `Adapter` and a method `adapter(module) -> Adapter | None`. A class whose models come from files has a static method
     `model_fingerprints(model) -> Mapping[str, str]`. What a task left out of its data it says in a list `notes`. Which
-    settings of its own cost memory it may name in `costly`, for `train` and `evaluate`.
+    settings of its own cost memory it may name in `costly`, for `train` and `evaluate`. A method
+    `optimizer(spec, groups, settings) -> Optimizer | None` may make the optimizer of a phase.
     """
 
     Config: ClassVar[type[BaseModel]]

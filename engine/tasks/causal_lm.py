@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from ctr.engine.errors import DataError, Problem, SpecError
-from ctr.engine.seeding import mix, stream
+from ctr.engine.seeding import stream
 from ctr.engine.task import Batch, Context, Evaluation, Metric, Needs, Outputs, Phase
 
-from .language_config import CausalLmConfig, LanguageModelSettings, LoraSettings
+from .language_config import AdapterSettings, CausalLmConfig, LanguageModelSettings
 from .text_sources import divide, fingerprint, read
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class CausalLm:
 
     Config: ClassVar[type[CausalLmConfig]] = CausalLmConfig
     Model: ClassVar[Any] = LanguageModelSettings
-    Adapter: ClassVar[type[LoraSettings]] = LoraSettings
+    Adapter: ClassVar[Any] = AdapterSettings
     metrics: Mapping[str, Metric] = {"accuracy": Metric(unit="%", better="higher")}
     provides: frozenset[str] = frozenset({"hidden", "attention"})
     costly: Mapping[str, Sequence[str]] = {"train": ["max_length"], "evaluate": ["eval_tokens"]}
@@ -73,18 +73,11 @@ class CausalLm:
         return config.data.splits()
 
     # ------------------------------------------------------------------------------------------------- the module
-    def build(self, model: Any, adapter: LoraSettings | None, generator: Generator) -> Module:
+    def build(self, model: Any, adapter: Any, generator: Generator) -> Module:
         """Build or load the model; its draws, then the adapter's, come from torch's default generator."""
-        import torch
+        from .language_models import assemble
 
-        from .language_models import LanguageModel, build
-        from .lora import attach
-
-        net, tokenizer = build(model, self._context.device)
-        # the adapter draws from a stream of its own, whatever the base's weights came from
-        torch.default_generator.manual_seed(mix(stream(self._context.seed, "adapter")))
-        module = LanguageModel(net, tokenizer) if adapter is None else attach(net, tokenizer, adapter)
-        module.to(self._context.device)
+        module = assemble(model, adapter, self._context)
         self.share(module)
         return module
 
@@ -120,19 +113,15 @@ class CausalLm:
 
     def adapter(self, module: Module) -> Pairs | None:
         """Return the pairs of factors of the module's adapter."""
-        from .lora import adapter_of
+        from .language_models import pairs
 
-        return adapter_of(module) if module.has_adapter else None  # type: ignore[arg-type]
+        return pairs(module)  # type: ignore[arg-type]
 
     def groups(self, module: Module) -> Mapping[str, list[Parameter]]:
         """Return `base`, all weights, or `lora_a` and `lora_b` where the adapter alone is trained."""
-        named = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
-        groups = {
-            "base": [p for name, p in named if ".lora_" not in name],
-            "lora_a": [p for name, p in named if ".lora_A." in name],
-            "lora_b": [p for name, p in named if ".lora_B." in name],
-        }
-        return {name: parameters for name, parameters in groups.items() if parameters}
+        from .language_models import groups
+
+        return groups(module)
 
     # -------------------------------------------------------------------------------------------------- the phase
     def begin(self, phase: Phase) -> None:
@@ -142,6 +131,9 @@ class CausalLm:
         if module.coarse and not phase.adapts:
             text = "weights in bfloat16 are too coarse to be trained; set model.dtype: float32, or trains: adapter"
             raise SpecError([Problem("spec", 0, 0, "model.dtype", text)])
+        if module.bank is not None and phase.adapts:
+            text = "a bank adapts to documents that come one after another, as in the task document_stream"
+            raise SpecError([Problem("spec", 0, 0, "adapter.kind", f"{text}; use kind: lora here, or trains: all")])
         module.train_what(adapter=phase.adapts)
         module.checkpoint_activations(phase.checkpointing)
         module.compile_decoder(phase.compile)

@@ -105,6 +105,30 @@ class LoraSettings(Settings):
     )
 
 
+class BankSettings(Settings):
+    """A bank of low-rank adapters, one per slot; for a task of many documents at once, such as `document_stream`."""
+
+    kind: Literal["bank"]
+    slots: int = Field(default=16, ge=1, le=4096, description="documents adapted to at once, each by its own adapter")
+    rank: int = Field(default=16, ge=1, le=65536, description="rows of A, columns of B")
+    alpha: float = Field(default=16.0, gt=0, le=1e6, description="strength; see scaling")
+    scaling: Literal["auto", "alpha_over_rank", "rank_stabilised", "none"] = Field(
+        default="auto",
+        description="alpha / rank, alpha / sqrt(rank), or 1; auto: alpha / rank for Adam, whose steps do not grow with "
+        "the gradient, and alpha / sqrt(rank) for SGD: so a first step changes outputs alike at every rank",
+    )
+    targets: Targets = Field(
+        default="all_linear",
+        description="linear maps inside attention, all linear maps but the head, or ends of names such as [q_proj]; "
+        "a name may be that of any module that maps features to features, such as self_attn or mlp, around which "
+        "the adapter is then a side path",
+    )
+    head: bool = Field(default=True, description="an adapter beside the output head too")
+
+
+AdapterSettings = Annotated[LoraSettings | BankSettings, Field(discriminator="kind")]
+
+
 class CausalLmConfig(Settings):
     """The settings of the task `causal_lm`."""
 

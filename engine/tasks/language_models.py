@@ -13,8 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import Module
 
+from ctr.engine.adapters import Adapter
 from ctr.engine.errors import DataError, Problem, SpecError
+from ctr.engine.lora_bank import BankAdapter, LoraBank
 from ctr.engine.seeding import mix, stream
+from ctr.engine.task import Context
 from ctr.engine.text import printable
 
 from .attention_maps import collecting, register
@@ -32,9 +35,10 @@ class LanguageModel(Module):
     called -1, is behind the final norm, as transformers counts them.
     """
 
-    def __init__(self, net: Any, tokenizer: Any, peft: Any = None) -> None:
+    def __init__(self, net: Any, tokenizer: Any, peft: Any = None, bank: LoraBank | None = None) -> None:
         super().__init__()
         self.net = net if peft is None else peft
+        self.bank = bank  # silent until it is told to speak
         self.tokenizer = tokenizer
         self.has_adapter = peft is not None
         self.checkpointing = False
@@ -205,6 +209,44 @@ class Watch:
 def build(settings: TinyModel | PretrainedModel, device: torch.device) -> tuple[Any, Any]:
     """Return a transformers model and its tokenizer; a tiny one draws from torch's default generator."""
     return _tiny(settings, device) if isinstance(settings, TinyModel) else _pretrained(settings)
+
+
+def assemble(settings: Any, adapter: Any, context: Context) -> LanguageModel:
+    """Return a model on its device with the adapter of these settings beside it, if there are any.
+
+    The adapter draws from a stream of its own, whatever the base's weights came from.
+    """
+    from . import bank, lora
+
+    net, tokenizer = build(settings, context.device)
+    torch.default_generator.manual_seed(mix(stream(context.seed, "adapter")))
+    if adapter is None:
+        model = LanguageModel(net, tokenizer)
+    elif adapter.kind == "bank":
+        model = bank.attach(net, tokenizer, adapter, context.seed)
+    else:
+        model = lora.attach(net, tokenizer, adapter)
+    return model.to(context.device)
+
+
+def groups(model: Module) -> dict[str, list[nn.Parameter]]:
+    """Return what is trained by name: `base`, all weights, or `lora_a` and `lora_b`."""
+    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    found = {
+        "base": [p for name, p in named if ".lora_" not in name],
+        "lora_a": [p for name, p in named if ".lora_A." in name],
+        "lora_b": [p for name, p in named if ".lora_B." in name],
+    }
+    return {name: parameters for name, parameters in found.items() if parameters}
+
+
+def pairs(model: LanguageModel) -> Adapter | None:
+    """Return the adapter of a model as pairs of factors, None where it has none."""
+    if model.bank is not None:
+        return BankAdapter(model.bank)
+    from .lora import adapter_of
+
+    return adapter_of(model) if model.has_adapter else None
 
 
 def _tiny(settings: TinyModel, device: torch.device) -> tuple[Any, Any]:

@@ -44,7 +44,7 @@ def targets(net: Any, asked: str | Sequence[str]) -> list[str]:
         inside = [name for name in maps if any("attn" in part or "attention" in part for part in name.split("."))]
         found = inside if asked == "attention" and inside else list(maps)
         if not found:
-            raise _wrong("adapter.targets", "this model has no linear map that could take an adapter")
+            raise wrong("adapter.targets", "this model has no linear map that could take an adapter")
         return found
     chosen: dict[str, None] = {}
     for end in asked:
@@ -52,7 +52,7 @@ def targets(net: Any, asked: str | Sequence[str]) -> list[str]:
         if not hits:
             ends = sorted({name.rpartition(".")[2] for name in maps})
             text = f"no linear map is named {printable(end, 80)}; names end in {', '.join(ends)}"
-            raise _wrong("adapter.targets", f"{text}.{guess(end, ends)}")
+            raise wrong("adapter.targets", f"{text}.{guess(end, ends)}")
         chosen.update(dict.fromkeys(hits))
     return list(chosen)
 
@@ -67,7 +67,7 @@ def attach(net: Any, tokenizer: Any, settings: LoraSettings) -> LanguageModel:
     if small:
         rows, columns = _shape(maps[small[0]])
         text = f"{settings.rank} is larger than a side of {small[0]} ({rows} x {columns})"
-        raise _wrong("adapter.rank", f"{text}; take at most {min(rows, columns)}, or other targets")
+        raise wrong("adapter.rank", f"{text}; take at most {min(rows, columns)}, or other targets")
     from transformers.pytorch_utils import Conv1D
 
     config = LoraConfig(
@@ -182,5 +182,5 @@ def _check_scaling(folder: Path, ours: set[float]) -> None:
         raise DataError(f"{text}; set adapter.alpha and scaling as they were (lora_alpha {alpha:g}, r {r:g})")
 
 
-def _wrong(path: str, text: str) -> SpecError:
+def wrong(path: str, text: str) -> SpecError:
     return SpecError([Problem("spec", 0, 0, path, text)])

@@ -128,4 +128,15 @@ class GeneratedText(Data):
         return value
 
 
-TextData = Annotated[TextFile | JsonlFile | HubData | GeneratedText, Field(discriminator="source")]
+class MarkovText(Data):
+    """Documents of 64 symbols made in memory, each after a rule of its own within one family of rules."""
+
+    source: Literal["markov"]
+    documents: int = Field(default=480, ge=2, le=1_000_000, description="documents to make")
+    spread: float = Field(default=0.8, ge=0, le=10, description="how far rules lie apart; 0: one rule for all")
+    median: int = Field(default=150, ge=24, le=700, description="median length in symbols; lengths are log-normal")
+    seed: int = Field(default=0, ge=0, le=2**63 - 1, description="what the documents are drawn from")
+    family_seed: int = Field(default=0, ge=0, le=2**63 - 1, description="what the family of rules is drawn from")
+
+
+TextData = Annotated[TextFile | JsonlFile | HubData | GeneratedText | MarkovText, Field(discriminator="source")]

@@ -10,7 +10,7 @@ import orjson
 from ctr.engine.errors import DataError
 from ctr.engine.text import printable
 
-from .text_config import Data, GeneratedText, HubData, JsonlFile, TextFile
+from .text_config import Data, GeneratedText, HubData, JsonlFile, MarkovText, TextFile
 from .text_hub import read_hub
 from .text_reading import TextRow, TextSource, open_file, read_jsonl, read_text
 from .text_splits import divide
@@ -26,6 +26,8 @@ def read(data: Data) -> TextSource:
         return read_jsonl(data)
     if isinstance(data, HubData):
         return read_hub(data)
+    if isinstance(data, MarkovText):
+        return _read_markov(data)
     assert isinstance(data, GeneratedText)
     return _read_generated(data)
 
@@ -47,6 +49,13 @@ def _read_generated(data: GeneratedText) -> TextSource:
     made = generate(data.family, data.part, data.entities, data.seed)[: data.max_rows]
     rows = tuple(TextRow(str(index), row.text, group=row.group) for index, row in enumerate(made))
     return TextSource(f"generated {data.family}.{data.part}", rows)
+
+
+def _read_markov(data: MarkovText) -> TextSource:
+    from ctr.engine.generate.markov import documents
+
+    texts = documents(data.documents, data.spread, data.median, data.seed, data.family_seed)[: data.max_rows]
+    return TextSource("markov documents", tuple(TextRow(str(index), text) for index, text in enumerate(texts)))
 
 
 def _hash_rows(rows: Iterable[TextRow]) -> str:

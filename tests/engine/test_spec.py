@@ -244,11 +244,15 @@ def test_phases_overlay_the_training_and_are_named_after_their_tasks(tmp_path: P
     assert {p.train.micro_batch for p in run.phases} == {16} and run.phases[2].trains == "adapter"
 
 
-def test_a_metric_must_be_one_of_every_task(tmp_path: Path) -> None:
+def test_contrasts_are_on_metrics_of_the_last_phase_and_selection_on_those_of_every_task(tmp_path: Path) -> None:
     tasks = "tasks: {A: {kind: pictures, data: {source: noise, size: 1}}, B: {kind: words, length: 2}}"
     text = TWO.replace("{tasks}", tasks).replace("{phases}", "[{task: A}, {task: B}]")
-    with pytest.raises(SpecError, match='"test.accuracy": no such metric; metrics: test.loss, val.loss'):
+    known = "test.loss, test.perplexity, val.loss, val.perplexity"
+    with pytest.raises(SpecError, match=f'"test.accuracy": no such metric; metrics: {known}'):
         study(tmp_path, text + "compare: {on: [test.accuracy]}\n")
+    assert "test.perplexity" in study(tmp_path, text + "compare: {on: [test.perplexity]}\n").metrics
+    with pytest.raises(SpecError, match='"val.perplexity": no such metric; metrics: calibration.loss, val.loss'):
+        study(tmp_path, text + "compare: {on: [test.loss], select: {on: val.perplexity}}\n")
     assert study(tmp_path, STUDY + "compare: {on: [test.accuracy]}\n").metrics["test.accuracy"]["better"] == "higher"
 
 
