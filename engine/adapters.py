@@ -45,6 +45,10 @@ class Adapter:
         self.save = save
         self.start = {f.name: f.a.detach().clone() for f in factors}
 
+    def tensors(self) -> list[Tensor]:
+        """Return the module's own tensors that hold the factors."""
+        return [tensor for f in self.factors for tensor in (f.a, f.b)]
+
     def snapshot(self) -> dict[str, Tensor]:
         """Return a copy of every factor, named `<target>.a` and `<target>.b`."""
         pairs = ((f"{f.name}.{side}", getattr(f, side)) for f in self.factors for side in "ab")

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import resume
+from . import resume, scores
 from .checkpoint import CheckpointStore, load_tensors, save_tensors
 from .diagnose import culprit
 from .errors import GuardError, Interrupted, PluginError
@@ -324,7 +324,11 @@ class Keeper:
         for label, state in (("selected", selected), ("last", {})):
             with weights(kernel.module, state):
                 for split in ("val", "test"):
-                    self._evaluated(kernel, split, label, task.evaluate(kernel.module, split))
+                    found = task.evaluate(kernel.module, split)
+                    self._evaluated(kernel, split, label, found)
+                    what = getattr(task, "items_are", None)
+                    if what is not None and (label, split) == ("selected", "test"):
+                        scores.keep(self._run.path, label, what, found)
 
     def _evaluated(
         self, kernel: Any, split: str, label: str, evaluation: Any, by: str = "engine", step: int | None = None

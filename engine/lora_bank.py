@@ -147,6 +147,10 @@ class BankAdapter(Adapter):
     def factors(self, _: Sequence[Factor]) -> None:
         """Take nothing: the bank holds them."""
 
+    def tensors(self) -> list[Tensor]:
+        """Return the stacks, of which factors are views."""
+        return list(self.bank.parameters())
+
     def snapshot(self) -> dict[str, Tensor]:
         """Return nothing: slots are reset all the time, so a phase leaves no difference that means anything."""
         return {}

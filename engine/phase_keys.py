@@ -17,7 +17,7 @@ from .build import Built
 from .checkpoint import digest
 from .host import Registry
 from .order import Order
-from .provenance import versions
+from .provenance import base_weights, versions
 
 
 def phase_keys(order: Order, built: Built, registry: Registry) -> list[str]:
@@ -32,7 +32,7 @@ def phase_keys(order: Order, built: Built, registry: Registry) -> list[str]:
         "order": list(run.tasks),
         "metrics": {name: asdict(metric) for name, metric in last.metrics.items()},
         "adapted": built.adapter is not None,
-        "weights": digest(_weights(built)),
+        "weights": digest(base_weights(built)),
         "threads": order.threads,
         "machine": _machine(built.device),
         "versions": versions(),
@@ -58,17 +58,6 @@ def silent(run: Any, count: int) -> bool:
 def whole(run: Any, count: int) -> bool:
     """Say whether an adapter stands aside in the first `count` phases."""
     return all(phase.trains == "all" for phase in run.phases[:count])
-
-
-def _weights(built: Built) -> dict[str, torch.Tensor]:
-    """Return parameters and buffers by name, those of an adapter left out."""
-    factors = built.adapter.factors if built.adapter is not None else []
-    gone = {id(tensor) for factor in factors for tensor in (factor.a, factor.b)}
-    named = [
-        *built.module.named_parameters(remove_duplicate=False),
-        *built.module.named_buffers(remove_duplicate=False),
-    ]
-    return {name: tensor for name, tensor in named if id(tensor) not in gone}
 
 
 def _machine(device: torch.device) -> list[str]:

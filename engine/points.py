@@ -18,7 +18,7 @@ from .text import slug_problem
 from .train_spec import MATCHED
 from .yaml_reader import MAX_DEPTH
 
-RUN_KEYS = ("model", "task", "tasks", "train", "phases", "plugins")
+RUN_KEYS = ("model", "adapter", "task", "tasks", "train", "phases", "plugins")
 MAX_POINTS = 1_000
 _SAFE = re.compile(r"[^A-Za-z0-9_.-]+")
 

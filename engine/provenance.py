@@ -39,6 +39,7 @@ def write_provenance(order: Order, run: RunDir, built: Built) -> None:
         "fingerprints": dict(order.fingerprints),
         "hashes": {
             "weights": digest(built.module.state_dict()),
+            "base": digest(base_weights(built)),
             "data_order": order_hash.hexdigest(),
             "evaluation_items": item_hash.hexdigest(),
         },
@@ -55,6 +56,16 @@ def write_provenance(order: Order, run: RunDir, built: Built) -> None:
         "parameters": sum(p.numel() for p in built.module.parameters()),
     }
     write_json(run.provenance, provenance)
+
+
+def base_weights(built: Built) -> dict[str, torch.Tensor]:
+    """Return parameters and buffers by name, those of an adapter left out."""
+    gone = {id(tensor) for tensor in built.adapter.tensors()} if built.adapter is not None else set()
+    named = [
+        *built.module.named_parameters(remove_duplicate=False),
+        *built.module.named_buffers(remove_duplicate=False),
+    ]
+    return {name: tensor for name, tensor in named if id(tensor) not in gone}
 
 
 def read_provenance(run: RunDir) -> dict[str, Any]:

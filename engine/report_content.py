@@ -9,6 +9,7 @@ from typing import Any
 
 from . import stats
 from .inference import mean_of, sd_of
+from .report_items import paired_items
 from .report_read import Run, Study, mapping, number, strings, text
 from .report_runs import cached, exactness, run_row, why_no_value
 from .report_transfer import transfer
@@ -36,6 +37,7 @@ def content(study: Study) -> dict[str, Any]:
         "values": _values(study),
         "matching": _matching(study),
         "incomplete": _incomplete(study, contrasts),
+        "items": paired_items(study),
         **transfer(study),
         "runs": [run_row(run) for run in study.runs],
         "replays": mapping(study.index.get("replays")),
@@ -190,9 +192,24 @@ def _matching(study: Study) -> list[dict[str, Any]]:
             runs = [run for run in found if run and run.state != "missing"]
             row: dict[str, Any] = {"seed": seed, "point": point}
             for what in HASHES:
-                row[what] = _agreement({run.arm: text(mapping(run.provenance.get("hashes")).get(what)) for run in runs})
+                row[what] = _agreement({run.arm: _hash(run, what) for run in runs})
+            if row["weights"]["said"] == "differs" and _only_adapters_differ(runs):
+                row["weights"]["said"] = "matched but for the adapters, whose settings differ"
             rows += [row] if runs else []
     return rows
+
+
+def _hash(run: Run, what: str) -> str:
+    return text(mapping(run.provenance.get("hashes")).get(what))
+
+
+def _only_adapters_differ(runs: Iterable[Run]) -> bool:
+    """Say whether all runs have one base, and those of equal adapter settings equal weights."""
+    by_adapter: dict[str, set[str]] = {}
+    bases = {_hash(run, "base") for run in runs}
+    for run in runs:
+        by_adapter.setdefault(repr(run.spec.get("adapter")), set()).add(_hash(run, "weights"))
+    return len(bases) == 1 and "" not in bases and all(len(hashes) == 1 for hashes in by_adapter.values())
 
 
 def _agreement(by_arm: Mapping[str, str]) -> dict[str, Any]:

@@ -43,6 +43,8 @@ def _parts(report: Mapping[str, Any]) -> Iterator[RenderableType]:
     else:
         for metric in dict.fromkeys(row["metric"] for row in report["contrasts"]):
             yield _table([row for row in report["contrasts"] if row["metric"] == metric])
+    if rows := [row for row in report["items"] if row["which"] == "all"]:
+        yield _items(rows)
     if rows := [row for row in report["transfer_contrasts"] if row["kind"] in SPOKEN]:
         yield _readings(rows)
     hints = dict.fromkeys(row["attainable"] for row in report["contrasts"] if "cannot" in row["attainable"])
@@ -100,6 +102,25 @@ def _table(rows: list[Mapping[str, Any]]) -> RenderableType:
             f"{row['wins']}/{row['ties']}/{row['losses']}",
         ]
         table.add_row(*(_text(cell, STYLES.get(row["verdict"], "")) for cell in cells))
+    return table
+
+
+def _items(rows: list[Mapping[str, Any]]) -> RenderableType:
+    """Return the differences over items; by length they stand in the report."""
+    from rich import box
+    from rich.table import Table
+
+    title = _text(f"paired by item, the {rows[0]['items']}; positive is better", "bold")
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, title=title, title_justify="left")
+    table.add_column("contrast", overflow="fold")
+    for name in ("metric", "n", "mean", "95 % interval", "better/worse"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in rows:
+        cells = [
+            contrast_name(row), row["metric"], row["n"], plain(row["mean"], "+"), interval(row["interval"]),
+            f"{row['better']}/{row['worse']}",
+        ]  # fmt: skip
+        table.add_row(*map(_text, cells))
     return table
 
 

@@ -145,7 +145,8 @@ class Task(Protocol):
     `Adapter` and a method `adapter(module) -> Adapter | None`. A class whose models come from files has a static method
     `model_fingerprints(model) -> Mapping[str, str]`. What a task left out of its data it says in a list `notes`. Which
     settings of its own cost memory it may name in `costly`, for `train` and `evaluate`. A method
-    `optimizer(spec, groups, settings) -> Optimizer | None` may make the optimizer of a phase.
+    `optimizer(spec, groups, settings) -> Optimizer | None` may make the optimizer of a phase. A task whose items are
+    worth comparing one by one names them in `items_are`, such as "documents"; then their scores are kept.
     """
 
     Config: ClassVar[type[BaseModel]]

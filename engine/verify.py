@@ -35,7 +35,7 @@ def verify(path: Path, *, at: int | None, kill: bool, arm: str | None, sets: Seq
     arm or an update that the run does not have.
     """
     with tempfile.TemporaryDirectory(prefix="ctr-verify-") as root:
-        straight = _order(path, sets, arm, Path(root) / "straight")
+        straight = order_of(path, sets, arm, Path(root) / "straight")
         _train(straight, None)
         last = json.loads((straight.folder / "status.json").read_bytes())["step"]
         if at is None:
@@ -45,7 +45,7 @@ def verify(path: Path, *, at: int | None, kill: bool, arm: str | None, sets: Seq
         lines, equal = [f"run {straight.run.name}: {last} updates, interrupted after {at}"], True
         ways = ["stop", "kill"] if kill else ["stop"]
         for way in ways:
-            broken = _order(path, sets, arm, Path(root) / way)
+            broken = order_of(path, sets, arm, Path(root) / way)
             if way == "stop":
                 _train(broken, at)
             else:
@@ -59,7 +59,7 @@ def verify(path: Path, *, at: int | None, kill: bool, arm: str | None, sets: Seq
     return Verdict(equal, lines)
 
 
-def _order(path: Path, sets: Sequence[str], arm: str | None, folder: Path) -> Order:
+def order_of(path: Path, sets: Sequence[str], arm: str | None, folder: Path) -> Order:
     from .study import plan, queue, select
 
     registry = discover()
@@ -106,7 +106,7 @@ def child(path: str, folder: str, at: str, arm: str, *sets: str) -> None:
     more = (
         [] if any(one.startswith("checkpoint.") for one in sets) else [f"checkpoint.every_steps={max(1, int(at) // 2)}"]
     )
-    order = _order(Path(path), [*sets, *more], arm or None, Path(folder))
+    order = order_of(Path(path), [*sets, *more], arm or None, Path(folder))
 
     def after_update(step: int) -> None:
         if step == int(at):  # as the system's out-of-memory killer would: no handler runs, nothing is flushed

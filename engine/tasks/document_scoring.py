@@ -51,10 +51,10 @@ def gather(event: Event, flat: Tensor, starts: Any, rows: Any, ids: Any, slots: 
     return Batch([ids[i] for i in event.documents], count, tensors, starts=first, group=event.group, alone=True)
 
 
-def forward(module: LanguageModel, batch: Batch, needs: Needs, adapted: bool) -> tuple[Outputs, Tensor]:
-    """Run a step; return its outputs and the summed loss of each slot's chunk, `(present,)`, in float32.
+def forward(module: LanguageModel, batch: Batch, needs: Needs, adapted: bool = True) -> Outputs:
+    """Run a step, with the bank or without it. Scores are `losses` (present, chunk) of tokens and their sums `nats`.
 
-    Outputs' loss has the value of the mean over the tokens trained on, or scored where none is; its gradient is that
+    The loss has the value of the mean over the tokens trained on, or scored where none is; its gradient is that
     of the sum over documents of the mean over their chunk, so that no document's update depends on another's.
     """
     tensors, bank = batch.tensors, module.bank
@@ -74,8 +74,8 @@ def forward(module: LanguageModel, batch: Batch, needs: Needs, adapted: bool) ->
     if batch.count:
         own = (nats / counts * trains).sum()
         loss = own - own.detach() + value
-    outputs = Outputs(loss, logits, {"nats": nats.detach()}, watch.hidden(last), watch.shown_maps())
-    return outputs, nats.detach()
+    scores = {"nats": nats.detach(), "losses": losses.detach()}
+    return Outputs(loss, logits, scores, watch.hidden(last), watch.shown_maps())
 
 
 def _logits(module: LanguageModel, tensors: Any) -> tuple[Tensor, Tensor]:

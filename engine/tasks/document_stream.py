@@ -52,10 +52,10 @@ class DocumentStream:
         self._source = load(config)
         self.notes: list[str] = []
         self._module: LanguageModel | None = None
-        self._documents: Documents
-        self._plan: StreamPlan
-        self._ledger: Ledger
-        self._flat: Tensor
+        self.documents: Documents
+        self.plan: StreamPlan
+        self.ledger: Ledger
+        self.tokens: Tensor
         self._phase: Phase | None = None
         self._passes: Passes | None = None
         self._pieces: Tokens | None = None
@@ -103,7 +103,7 @@ class DocumentStream:
         if module.context is not None and module.context < config.window:
             raise _wrong("task.window", f"{config.window} is more than the model's context of {module.context} tokens")
         self._module = module
-        self._documents = found = encode(config, self._source, module.tokenizer)
+        self.documents = found = encode(config, self._source, module.tokenizer)
         self.notes += found.notes
         largest, known = int(found.flat.max()), module.vocab
         if largest >= known:
@@ -112,12 +112,12 @@ class DocumentStream:
         parts, slots = config.parts, module.bank.slots
         if parts and parts[-1] > len(found.ids):
             raise _wrong("task.parts", f"{parts[-1]} is more than the {len(found.ids)} documents there are")
-        self._plan = StreamPlan(found.lengths - 1, config.order, slots, config.chunk, config.window, parts)
-        if any(right <= left for left, right in zip(self._plan.bounds, self._plan.bounds[1:], strict=False)):
+        self.plan = StreamPlan(found.lengths - 1, config.order, slots, config.chunk, config.window, parts)
+        if any(right <= left for left, right in zip(self.plan.bounds, self.plan.bounds[1:], strict=False)):
             text = f"two of {', '.join(map(str, parts))} fall into one group of {slots} documents, or after the last"
             raise _wrong("task.parts", f"{text}; take them further apart, or fewer slots")
-        self._ledger = Ledger(self._plan.rows, self._context.device)
-        self._flat = torch.from_numpy(found.flat).to(self._context.device)
+        self.ledger = Ledger(self.plan.rows, self._context.device)
+        self.tokens = torch.from_numpy(found.flat).to(self._context.device)
 
     def adapter(self, module: Module) -> Pairs | None:
         """Return the bank as the adapter that is reset at boundaries."""
@@ -146,7 +146,7 @@ class DocumentStream:
 
     # -------------------------------------------------------------------------------------------------- the phase
     def begin(self, phase: Phase) -> None:
-        module, plan = self._built(), self._plan
+        module, plan = self._built(), self.plan
         if phase.epochs != 1 or phase.epoch_batches is not None:
             if phase.adapts:
                 text = "a stream is read once from end to end; set epochs: 1 and leave epoch_batches out"
@@ -163,7 +163,7 @@ class DocumentStream:
         module.train_what(adapter=phase.adapts)
         module.checkpoint_activations(phase.checkpointing)
         module.compile_decoder(phase.compile)
-        module.train()
+        module.train(not phase.adapts)  # a score is of the model itself, without dropout
         if phase != self._phase and not phase.adapts:
             self._prepare(phase)
         self._phase = phase
@@ -172,7 +172,7 @@ class DocumentStream:
         """Lay out what was scored as rows of at most a window, several in a line, apart from each other."""
         from .token_batches import Passes
 
-        rows = self._plan.pieces(self._plan.documents(phase.turn))
+        rows = self.plan.pieces(self.plan.documents(phase.turn))
         self._pieces = self._tokens([(document, start, start, end) for document, start, end in rows])
         seed = self._context.seed if phase.seed is None else phase.seed
         width = self._config.window + 1
@@ -182,7 +182,7 @@ class DocumentStream:
         """Return rows (document, start, first, end): inputs from start to end, targets from first to end."""
         from .token_batches import Tokens
 
-        found = self._documents
+        found = self.documents
         ids, trained = [], []
         for document, start, first, end in rows:
             base = int(found.starts[document])
@@ -195,7 +195,7 @@ class DocumentStream:
     def batches(self, epoch: int) -> int:
         phase = self._started()
         if phase.adapts:
-            return self._plan.length(phase.turn)
+            return self.plan.length(phase.turn)
         assert self._passes is not None
         return phase.epoch_batches or self._passes.per_pass
 
@@ -204,10 +204,10 @@ class DocumentStream:
 
         phase = self._started()
         if phase.adapts:
-            event = self._plan.event(phase.turn, index)
-            slots = self._plan.slots
+            event = self.plan.event(phase.turn, index)
+            slots = self.plan.slots
             return document_scoring.gather(
-                event, self._flat, self._documents.starts, self._plan.row, self._documents.ids, slots
+                event, self.tokens, self.documents.starts, self.plan.row, self.documents.ids, slots
             )
         assert self._passes is not None and self._pieces is not None
         at = self._passes.at(*divmod(epoch * self.batches(epoch) + index, self._passes.per_pass))
@@ -216,7 +216,7 @@ class DocumentStream:
 
     def order(self, epoch: int) -> NDArray[np.int64]:
         """Return documents in the order they are read, or pieces of them in the order they are trained."""
-        phase, plan = self._started(), self._plan
+        phase, plan = self._started(), self.plan
         if phase.adapts:
             return np.concatenate(plan.groups[plan.bounds[phase.turn] : plan.bounds[phase.turn + 1]])
         assert self._passes is not None
@@ -224,15 +224,13 @@ class DocumentStream:
         return np.concatenate([self._passes.at(*place).rows for place in places])
 
     def forward(self, module: Module, batch: Batch, needs: Needs) -> Outputs:
-        """Run a batch. In training the scores of a step of the stream are booked, before any update could use them."""
+        """Run a batch. The scores of a step of the stream are booked, before any update could use them."""
         from . import document_scoring, token_scoring
 
         if "places" not in batch.tensors:
             return token_scoring.forward(module, batch, needs)  # type: ignore[arg-type]
-        adapted = module.training
-        outputs, nats = document_scoring.forward(module, batch, needs, adapted)  # type: ignore[arg-type]
-        if adapted:
-            self._ledger.book(batch.tensors["row"], nats)
+        outputs = document_scoring.forward(module, batch, needs)  # type: ignore[arg-type]
+        self.ledger.book(batch.tensors["row"], outputs.scores["nats"])
         return outputs
 
     # ---------------------------------------------------------------------------------------------------- scoring
@@ -240,15 +238,15 @@ class DocumentStream:
         """Return the booked scores of the documents read so far; without any, all as scored without adapters."""
         known = self._read()
         booked = len(known) > 0
-        known = known if booked else np.arange(len(self._documents.ids))
+        known = known if booked else np.arange(len(self.documents.ids))
         chosen = known if items is None else known[np.asarray(items, np.int64)]
         if booked:
-            nats = self._ledger.by_document(self._plan.row[chosen], self._plan.chunks[chosen])
+            nats = self.ledger.by_document(self.plan.row[chosen], self.plan.chunks[chosen])
         else:
             nats = self._unadapted(module, chosen)
-        counts = self._plan.targets[chosen].astype(np.float64)
-        ids = [self._documents.ids[i] for i in chosen]
-        counted = self._documents.bytes
+        counts = self.plan.targets[chosen].astype(np.float64)
+        ids = [self.documents.ids[i] for i in chosen]
+        counted = self.documents.bytes
         if counted is None:
             return Evaluation(split, ids, nats, counts, {})
         size = counted[chosen].astype(np.float64)
@@ -257,18 +255,18 @@ class DocumentStream:
 
     def _read(self) -> NDArray[np.int64]:
         """Return the documents of the parts that are scored to their end, in the order of their source."""
-        seen = self._ledger.entries.cpu().numpy() > 0
-        whole = np.array([seen[row : row + n].all() for row, n in zip(self._plan.row, self._plan.chunks, strict=True)])
+        seen = self.ledger.entries.cpu().numpy() > 0
+        whole = np.array([seen[row : row + n].all() for row, n in zip(self.plan.row, self.plan.chunks, strict=True)])
         parts = 0
-        while parts < len(self._plan.bounds) - 1 and whole[self._plan.documents(parts + 1)].all():
+        while parts < len(self.plan.bounds) - 1 and whole[self.plan.documents(parts + 1)].all():
             parts += 1
-        return np.sort(self._plan.documents(parts))
+        return np.sort(self.plan.documents(parts))
 
     def _unadapted(self, module: Module, documents: NDArray[np.int64]) -> NDArray[np.float64]:
         from .token_batches import by_budget, gather, layout
         from .token_scoring import score
 
-        rows = [(int(d), *row) for d in documents.tolist() for row in self._plan.unadapted(d)]
+        rows = [(int(d), *row) for d in documents.tolist() for row in self.plan.unadapted(d)]
         tokens = self._tokens(rows)
         groups = by_budget(tokens.lengths, self._config.eval_tokens)
         names = [str(i) for i in range(len(tokens))]
@@ -281,29 +279,29 @@ class DocumentStream:
         return np.bincount(owner, losses, len(documents)).astype(np.float64)
 
     def items(self, split: str) -> Sequence[str]:
-        return list(self._documents.ids)
+        return list(self.documents.ids)
 
     def probe(self, size: int) -> Sequence[Batch]:
         """Return beginnings of documents, drawn from the source's own order; the bank is silent on them."""
         from .token_batches import by_budget, gather, layout
 
-        count = len(self._documents.ids)
+        count = len(self.documents.ids)
         random = np.random.RandomState(stream(0, "probe") & 0xFFFFFFFF)
         picked = np.sort(random.permutation(count)[: min(size, self._config.probe_rows)])
         most = self._config.window
-        tokens = self._tokens([(d, 0, 0, min(most, int(self._plan.targets[d]))) for d in picked.tolist()])
-        names = [self._documents.ids[d] for d in picked]
+        tokens = self._tokens([(d, 0, 0, min(most, int(self.plan.targets[d]))) for d in picked.tolist()])
+        names = [self.documents.ids[d] for d in picked]
         groups = by_budget(tokens.lengths, self._config.eval_tokens)
         return [gather(tokens, layout(tokens, group), names, self._pad(), self._context.device) for group in groups]
 
     def state(self) -> Mapping[str, Any]:
         """Return the ledger, all that a stream remembers."""
-        return self._ledger.state()
+        return self.ledger.state()
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Take back what `state` returned; what an earlier phase's cache holds of a stream is nothing."""
         if state:
-            self._ledger.restore(state)
+            self.ledger.restore(state)
 
     def _pad(self) -> int:
         return self._built().tokenizer.pad_token_id or 0
