@@ -50,6 +50,6 @@ def test_the_seed_leaves_the_key_where_neither_weights_nor_order_come_from_it(
     mine = keys(path)
     assert keys(path, arm="p")[0] == mine[0] and keys(path, arm="p")[1] != mine[1]
     assert keys(path, "seeds=[2]")[0] != mine[0]  # the weights that it begins with are others
-    monkeypatch.setattr("ctr.engine.phase_keys._weights", lambda built: {})
+    monkeypatch.setattr("ctr.engine.phase_keys.base_weights", lambda built: {})
     mine = keys(path)
     assert keys(path, "seeds=[2]")[0] == mine[0] and keys(path, "seeds=[2]")[1] != mine[1]
