@@ -86,16 +86,15 @@ class Stage:
         self._weights = {name: value.clone() for name, value in self.built.module.state_dict().items()}
         self._memory = self.built.host.state()
 
-    def walk(self, tokens: Tensor | None = None, frozen_from: int | None = None) -> Pass:
-        """Score and train through the groups; from step `frozen_from` on nothing is updated."""
+    def kernel(self, tokens: Tensor | None = None) -> Kernel:
+        """Return a kernel that stands before the first step, everything as the run begins with it."""
         built, plan, task = self.built, self.plan, self.task
         built.module.load_state_dict(self._weights)
         built.host.restore(self._memory)
         task.tokens = self.tokens if tokens is None else tokens
         task.ledger = Ledger(task.plan.rows, built.device)
-        keeper, found = _Resets(), Pass()
         kernel = Kernel(
-            plans=[plan], tasks=built.tasks, module=built.module, host=built.host, log=_Silent(), keeper=keeper,
+            plans=[plan], tasks=built.tasks, module=built.module, host=built.host, log=_Silent(), keeper=_Resets(),
             seed=self.seed, device=built.device, needs=built.needs, adapter=built.adapter,
         )  # fmt: skip
         kernel.position = Position(stage="train", phase=plan.phase.index)
@@ -103,23 +102,32 @@ class Stage:
         kernel.open(plan)
         if plan.fresh_adapter:
             kernel._boundary("phase", plan, 0)
+        return kernel
+
+    def step(self, kernel: Kernel) -> None:
+        """Score the next chunks, and train on them, as the loop of a run does."""
+        kernel._update(self.plan, self.steps + 1, 1)
+
+    def walk(self, tokens: Tensor | None = None, frozen_from: int | None = None) -> Pass:
+        """Score and train through the groups; from step `frozen_from` on nothing is updated."""
+        kernel, found, task = self.kernel(tokens), Pass(), self.task
         with self._recording(found):
             for step in range(self.steps):
                 if step == frozen_from:
                     kernel.update = lambda: None
-                self._step(kernel, step, found)
-        found.cold = all(one is not None and one["a"] == "redraw" for one in keeper.done)
+                self._watched_step(kernel, step, found)
+        found.cold = all(one is not None and one["a"] == "redraw" for one in kernel.keeper.done)
         entries = task.ledger.entries
         rows = [int(task.plan.row[document]) + chunk for document, chunk in found.losses]
         found.once = bool((entries[rows] == 1).all()) and int(entries.sum()) == len(rows)
         return found
 
-    def _step(self, kernel: Kernel, step: int, found: Pass) -> None:
+    def _watched_step(self, kernel: Kernel, step: int, found: Pass) -> None:
         event, bank = self.task.plan.event(self.plan.phase.turn, step), self.model.bank
         rests = torch.ones(bank.slots, dtype=torch.bool)
         rests[torch.from_numpy(event.slots[event.trains])] = False
         before = [p.detach().clone() for p in bank.parameters()] if event.chunk and rests.any() else []
-        kernel._update(self.plan, self.steps + 1, 1)
+        self.step(kernel)
         for old, now in zip(before, bank.parameters(), strict=False):
             found.moved = max(found.moved, float((now.detach() - old)[:, rests.to(old.device)].abs().max()))
 

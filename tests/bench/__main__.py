@@ -31,6 +31,7 @@ TOPICS: Mapping[str, str] = {
     "recorder": "the log alone, transfer and files included",
     "parts": "where the time of a step goes: hooks, guard, seeding, log, checkpoint",
     "language": "LoRA steps with terms; steps and evaluations against the source's way",
+    "streams": "adapting while scoring: a bank of adapters against one document at a time",
     "viewer": "the viewer: opening, a chart of a million points, following live runs",
 }
 
