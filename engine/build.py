@@ -31,7 +31,7 @@ class Built:
     module: torch.nn.Module
     host: Host
     adapter: Adapter | None
-    matrix: Matrix
+    matrix: Matrix | None
     device: torch.device
     needs: dict[str, frozenset[int]]
 
@@ -73,7 +73,8 @@ def build(run: Any, folder: Path, registry: Registry, sources: Mapping[str, Path
         for index, phase in enumerate(run.phases)
     ]
     trains = {phase.name: phase.task for phase in run.phases}
-    matrix = Matrix(tasks=list(tasks), metric="loss", better="lower", phases=trains)
+    measured = [name for name, task in tasks.items() if not getattr(task, "scored_once", False)]
+    matrix = Matrix(tasks=measured, metric="loss", better="lower", phases=trains) if measured else None
     return Built(plans, tasks, module, host, adapter, matrix, device, needs)
 
 

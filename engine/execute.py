@@ -223,7 +223,8 @@ def _begin(order: Order, run: RunDir, built: Built, kernel: Kernel, keeper: Keep
         return
     loaded, own = reuse.begin(kernel, entry)
     resume.reinstate(kernel, keeper, loaded, own)
-    keeper.matrix(kernel)
+    if kernel.matrix is not None:
+        keeper.matrix(kernel)
     add_provenance(run, cached={name: entry.about[name] for name in ("run", "phases", "key", "published")})
     keeper.commit(kernel, "cached")
 

@@ -293,7 +293,8 @@ class Kernel:
     def _matrix_row(self, label: str, plan: Plan) -> None:
         if self.matrix is not None:
             here = self.evaluations.get("val")
-            for name, task in self.tasks.items():
+            for name in self.matrix.tasks:
+                task = self.tasks[name]
                 known = here if task is plan.task and here is not None else task.evaluate(self.module, "val")
                 self.matrix.put(label, name, known.mean("loss"))
             self.keeper.matrix(self)

@@ -53,7 +53,9 @@ class Matrix:
         if label == START:
             return None
         name = self.phases.get(label, label)
-        return name if name in self.tasks else self.tasks[0] if len(self.tasks) == 1 else None
+        if name in self.tasks or label in self.phases:
+            return name if name in self.tasks else None  # a task that is scored once has no column
+        return self.tasks[0] if len(self.tasks) == 1 else None
 
     def read(self, kind: Kind, task: str, after: str) -> float | None:
         """Return a reading by its name; None where it is undefined."""

@@ -169,7 +169,8 @@ class Reuse:
         final = count == len(self.keys)
         record["position"] = {**record["position"], "stage": "run" if final else "phase"}
         record["best"] = entry.best if final else None
-        record["matrix"] = {**record["matrix"], "phases": dict(kernel.matrix.phases)}
+        if kernel.matrix is not None:
+            record["matrix"] = {**record["matrix"], "phases": dict(kernel.matrix.phases)}
         own = {"plugins": silent(self._run, count), "adapter_start": whole(self._run, count)}
         loaded = Loaded(entry.path, entry.loaded.step, entry.loaded.tensors, record)
         return loaded, frozenset(name for name, apart in own.items() if apart)

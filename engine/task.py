@@ -146,7 +146,8 @@ class Task(Protocol):
     `model_fingerprints(model) -> Mapping[str, str]`. What a task left out of its data it says in a list `notes`. Which
     settings of its own cost memory it may name in `costly`, for `train` and `evaluate`. A method
     `optimizer(spec, groups, settings) -> Optimizer | None` may make the optimizer of a phase. A task whose items are
-    worth comparing one by one names them in `items_are`, such as "documents"; then their scores are kept.
+    worth comparing one by one names them in `items_are`, such as "documents"; then their scores are kept. One whose
+    items are scored once, while it trains, says `scored_once = True`, and has no column in the evaluation matrix.
     """
 
     Config: ClassVar[type[BaseModel]]

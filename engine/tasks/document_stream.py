@@ -46,6 +46,7 @@ class DocumentStream:
     provides: frozenset[str] = frozenset({"hidden", "attention"})
     costly: Mapping[str, Sequence[str]] = {"train": ["window", "chunk"], "evaluate": ["eval_tokens"]}
     items_are = "documents"
+    scored_once = True
 
     def __init__(self, config: DocumentStreamConfig, context: Context) -> None:
         self._config, self._context = config, context

@@ -18,7 +18,7 @@ from ctr.engine.lock import Lock
 from ctr.engine.report_read import read_study
 from ctr.engine.report_runs import cached
 from ctr.engine.rundir import request, studies, write_json
-from ctr.engine.verify import _order
+from ctr.engine.verify import order_of
 
 from .phase_studies import (
     CONTROLLER,
@@ -157,7 +157,7 @@ def test_runs_of_one_phase_and_verification_leave_the_cache_alone(tmp_path: Path
     train(path, tmp_path / "runs")
     assert not (tmp_path / "runs" / ".cache").exists()
     two = write(tmp_path, "two", {"a": [A, B]})
-    assert _order(two, [], None, tmp_path / "verified").run.checkpoint.cache is False
+    assert order_of(two, [], None, tmp_path / "verified").run.checkpoint.cache is False
 
 
 # ---------------------------------------------------------------------------------------------------- side by side
