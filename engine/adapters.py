@@ -80,6 +80,7 @@ class Adapter:
                 for moment in state.values():  # zeroed, not dropped: fused SGD refuses buffers on some parameters only
                     if isinstance(moment, Tensor):
                         moment.zero_()
+                confirm_cleared(f"{side.upper()} at {factor.name}", state)
             confirm(reset, factor.name, (a, b), (factor.a, factor.b))
         return {**describe(reset), "before": before, "after": self.norms()}
 
@@ -123,6 +124,16 @@ def confirm(reset: Reset, name: str, before: tuple[Tensor, Tensor], after: tuple
         wrong.append("B is to be zero and is not")
     if wrong:
         raise VerificationError(f"reset of the adapter at {name}: {'; '.join(wrong)}")
+
+
+def confirm_cleared(what: str, state: Mapping[str, Any]) -> None:
+    """Raise `VerificationError` where something is left of the moments and step counter of `what`.
+
+    An optimizer that counts its steps outside of tensors would go on with its corrections where it stood.
+    """
+    left = [name for name, value in state.items() if (value.any() if isinstance(value, Tensor) else value)]
+    if left:
+        raise VerificationError(f"reset of the adapter: {left[0]} of {what} is to be cleared and is not")
 
 
 def describe(reset: Reset) -> dict[str, Any]:

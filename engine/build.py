@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from .adapters import Adapter
-from .errors import CtrError, MissingDependency, PluginError, UsageError
+from .errors import CtrError, MissingDependency, PluginError, Problem, SpecError, UsageError
 from .host import Host, Registry
 from .kernel import Plan
 from .matrix import Matrix
@@ -68,6 +68,7 @@ def build(run: Any, folder: Path, registry: Registry, sources: Mapping[str, Path
     module = _module(run, tasks, device)
     host, needs = _plugins(run, registry, sources, device, tasks)
     adapter = _adapter(tasks, module)
+    _check_plugins(run, registry, adapter)
     plans = [
         _plan(index, run.phases, tasks[phase.task], module, adapter is not None)
         for index, phase in enumerate(run.phases)
@@ -140,6 +141,18 @@ def _check_needs(plugin: str, what: str, tasks: Mapping[str, Any]) -> None:
         if what not in task.provides:
             has = ", ".join(sorted(task.provides)) or "nothing"
             raise PluginError(f"plugin {plugin} needs {what}, but task {name} provides {has}", plugin=plugin)
+
+
+def _check_plugins(run: Any, registry: Registry, adapter: Adapter | None) -> None:
+    """Ask each plugin whose class can tell why its settings cannot act in this run; nothing has been trained yet."""
+    problems = []
+    for name in sorted(run.plugins):
+        judge = getattr(registry.plugins[name], "misfit", None)
+        why = _made(name, "judge the run", partial(judge, run.plugins[name], run, adapter)) if judge else None
+        if why is not None:
+            problems.append(Problem("spec", 0, 0, f"plugins.{name}", printable(why, 500)))
+    if problems:
+        raise SpecError(problems)
 
 
 def _plan(index: int, phases: Sequence[Any], task: Any, module: torch.nn.Module, has_adapter: bool) -> Plan:

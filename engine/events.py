@@ -81,6 +81,14 @@ class OwnedLog:
         self._event.sink.level(self._event.owner, series, self._event.step, value, name)
 
 
+class Adapted:
+    """An event that shows the adapter in training: its pairs as they are, not copied, and each A when the run began."""
+
+    _adapter: Any
+    factors = property(lambda self: self._adapter.factors if self._adapter else ())
+    start = property(lambda self: self._adapter.start if self._adapter else {})
+
+
 @dataclass
 class Forward(Event):
     """A forward pass, before its backward; `outputs` hold what the plugin's `needs` asked for."""
@@ -90,14 +98,14 @@ class Forward(Event):
 
 
 @dataclass
-class Step(Event):
+class Step(Adapted, Event):
     """The moment between backward and update. What is lazy here is computed when first asked."""
 
     epoch_float: float
     base_lr: Mapping[str, float | None]
     _grad_norm: Callable[[], Tensor] = field(repr=False)
     direction: Callable[[], Mapping[str, list[Tensor]]] = field(repr=False)
-    factors: Sequence[Any] = field(repr=False, default=())
+    _adapter: Any = field(repr=False, default=None)
 
     @cached_property
     def grad_norm(self) -> Tensor:
@@ -106,7 +114,7 @@ class Step(Event):
 
 
 @dataclass
-class Boundary(Event):
+class Boundary(Adapted, Event):
     """The beginning of a run, a phase, an epoch or a set of documents; `slots` are those it concerns.
 
     `index` counts phases, epochs of the phase or sets of documents, from 0.
@@ -115,6 +123,7 @@ class Boundary(Event):
     kind: str
     index: int = 0
     slots: Sequence[int] = ()
+    _adapter: Any = field(repr=False, default=None)
 
 
 @dataclass(frozen=True)
@@ -127,7 +136,7 @@ class TrainSums:
 
 
 @dataclass
-class Epoch(Event):
+class Epoch(Adapted, Event):
     """A moment of rest; `kind` is `start`, `epoch`, `phase` or `run`."""
 
     kind: str
@@ -141,3 +150,4 @@ class Epoch(Event):
     matrix: Matrix | None
     evaluate: Evaluator
     probe: Probe
+    _adapter: Any = field(repr=False, default=None)

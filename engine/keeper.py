@@ -22,6 +22,7 @@ from .diagnose import culprit
 from .errors import GuardError, Interrupted, PluginError
 from .hooks import Reset
 from .increments import Increments
+from .merging import complete, sharing
 from .probe import Evaluator, Probe, weights
 from .rundir import Heartbeat, RunDir, make_folder, pending, write_json
 from .seeding import mix, stream
@@ -56,6 +57,7 @@ class Keeper:
         self._chosen: float | None = None  # the best of the phase that just ended
         self._probes: dict[str, Probe] = {}
         self.increments = Increments()
+        self.merged: set[str] = set()  # frozen weights that an adapter was folded into, by name
         self._halt = False  # asked to stop this run alone; the event stops all runs of a study
         self._next_time = self._in_minutes()
         self._beat = (time.monotonic(), 0)
@@ -257,7 +259,7 @@ class Keeper:
 
     def reset(self, kernel: Any, kind: str, index: int, answer: Any, slots: Sequence[int]) -> Any:
         """Reset the adapter as its owner says, or as the boundary's kind does when nobody answers."""
-        adapter = kernel.adapter if kernel.optimizer is None else kernel.active
+        adapter = kernel.active
         if adapter is None:
             if answer is not None:
                 text = f"plugin {answer[0]} answered adapter_reset at boundary {kind}, but no adapter is trained there"
@@ -267,13 +269,23 @@ class Keeper:
             return None  # at `run` the adapter is as its initialisation drew it: zero, redrawn, without moments
         owner, reset = answer or ("engine", Reset())
         if reset.merge:
-            self.increments.merged(kind)
+            self._before_merge(kernel, kind, adapter)
         at = kernel.position
         # a document's draw depends on its group alone, not on how long those before it were
         where = (index,) if kind == "document" else (at.phase, at.epoch, at.micro)
         key = mix(stream(kernel.seed, f"adapter.{kind}" if kind == "document" else "adapter"), *where)
         generator = torch.Generator(device=kernel.device).manual_seed(key)
-        return {"owner": owner, **adapter.reset(reset, generator, kernel.optimizer, slots)}
+        done = adapter.reset(reset, generator, kernel.optimizer, slots)
+        return {"owner": owner, "index": index, **done}
+
+    def _before_merge(self, kernel: Any, kind: str, adapter: Any) -> None:
+        """Let checkpoints and snapshots hold what is about to move, and the selected one what it was trained beside."""
+        bases = sharing(kernel.module, [factor.base for factor in adapter.factors])
+        if self.best is not None and not bases <= self.merged:
+            complete(self._run.folder("snapshots") / "selected", kernel.module, bases)
+        self.increments.merged(kind)
+        self.merged |= bases
+        kernel.moved |= bases
 
     def save(self, kernel: Any, kind: str, plan: Any, saves: Mapping[str, str]) -> None:
         """Write the snapshots that plugins ask for, and keep `selected` by the study's own metric."""
@@ -308,10 +320,11 @@ class Keeper:
         phase = kernel.plans[kernel.position.phase].phase.name
         folder = self._run.folder("adapters") / phase
         with staged_folder(folder) as stage:
-            kernel.active.save(stage, {"phase": phase, "run": self._run.path.name, "step": kernel.position.step})
+            about = {"phase": phase, "run": self._run.path.name, "step": kernel.position.step}
+            kernel.active.save(stage, about | ({"merged": True} if self.merged else {}))
 
     def _snapshot(self, kernel: Any, slug: str, owner: str) -> str:
-        digest = save_tensors(self._run.folder("snapshots") / slug, resume.trained(kernel.module))
+        digest = save_tensors(self._run.folder("snapshots") / slug, resume.trained(kernel.module, self.merged))
         kernel.log.event("snapshot", kernel.position.step, slug=slug, by=owner, path=f"snapshots/{slug}", digest=digest)
         return digest
 

@@ -65,12 +65,12 @@ class Kernel:
     used: Rates | None = field(default=None, init=False)  # of the step before, as the optimizer holds them
 
     def __post_init__(self) -> None:
-        self.flag = torch.zeros((), device=self.device)
-        self._one = torch.ones((), device=self.device)
+        self.flag, self._one = torch.zeros((), device=self.device), torch.ones((), device=self.device)
         self.hooks: Any = Silence if self.plans[0].silent else self.host
         kind, index = self.device.type, self.device.index or 0
         self._generator = torch.cuda.default_generators[index] if kind == "cuda" else torch.default_generator
         self._read_flag = kind == "cpu"
+        self.active = self.adapter
         self.recent: dict[int, tuple[int, int, Any]] = {}  # steps whose flag has not been read yet
 
     def run(self) -> None:
@@ -248,16 +248,16 @@ class Kernel:
         return kind(plan.phase.name if plan else None, at.phase, at.epoch, at.step, self.log, *more)
 
     def _asides(self, grads: list[Tensor], norm: Tensor | None) -> tuple[Callable[[], Any], Callable[[], Any], Any]:
-        """Return what a step offers to whoever asks: the norm before clipping, the direction, the adapter's factors."""
+        """Return what a step offers to whoever asks: the norm before clipping, the direction, the adapter."""
         norm_of = lambda: torch.nn.utils.get_total_norm(grads) if norm is None else norm  # noqa: E731
-        return norm_of, partial(direction, self.optimizer), self.active.factors if self.active else ()
+        return norm_of, partial(direction, self.optimizer), self.active
 
     def _boundary(self, kind: str, plan: Plan, epoch: int, slots: Sequence[int] = (), group: int = 0) -> None:
         at, answer = self.position, None
         index = {"phase": at.phase, "document": group}.get(kind, max(epoch, 0))
         if self.hooks.adapter_reset is not None:
             self.hooks.reseed(at.phase, max(epoch, 0), at.micro, 1)
-            event = self.moment(Boundary, plan, kind, index, slots)
+            event = self.moment(Boundary, plan, kind, index, slots, self.active)
             answer = resolve_reset(self.hooks.adapter_reset(boundary=event))
         done = self.keeper.reset(self, kind, index, answer, slots)
         self.log.event(
@@ -277,7 +277,7 @@ class Kernel:
             base = self.log.mean_base_lr() if kind == "epoch" else None
             event = self.moment(
                 Epoch, plan, kind, shown.train.epochs, train, self.evaluations, base, now, spec_accum,
-                self.deltas, self.matrix, evaluate, probe,
+                self.deltas, self.matrix, evaluate, probe, self.active,
             )  # fmt: skip
             with self.keeper.untouched(self):
                 answers = self.hooks.on_epoch_end(epoch=event)

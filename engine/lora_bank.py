@@ -18,7 +18,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.optim import Optimizer
 
-from .adapters import Adapter, Factor, confirm, describe, redrawn
+from .adapters import Adapter, Factor, confirm, confirm_cleared, describe, redrawn
 from .errors import PluginError
 from .hooks import Reset
 from .seeding import mix, stream
@@ -306,5 +306,8 @@ class BankOptimizer(Optimizer):
         side = {id(p): "a" for p in self.bank.lora_A.values()} | {id(p): "b" for p in self.bank.lora_B.values()}
         for p, state in self.state.items():
             if side[id(p)] in factors:
-                for value in state.values():
-                    value.index_fill_(0 if value.dim() == 1 else 1, slots, 0.0)
+                dims = {name: 0 if value.dim() == 1 else 1 for name, value in state.items()}
+                for name, value in state.items():
+                    value.index_fill_(dims[name], slots, 0.0)
+                rest = {name: value.index_select(dims[name], slots) for name, value in state.items()}
+                confirm_cleared(f"{side[id(p)].upper()} in the bank", rest)

@@ -26,7 +26,7 @@ class Captured:
 def trained(module: torch.nn.Module, moved: Collection[str] = ()) -> dict[str, Tensor]:
     """Return trained parameters and buffers by name, aliases of tied weights included; what is frozen stays out.
 
-    `moved` names what an earlier phase trained: frozen now, and yet not what the model was built with.
+    `moved` names what an earlier phase trained or a merge changed: frozen now, and yet not as it was built.
     """
     gone = {id(p) for name, p in module.named_parameters() if not (p.requires_grad or name in moved)}
     frozen = {name for name, p in module.named_parameters(remove_duplicate=False) if id(p) in gone}
@@ -61,6 +61,7 @@ def capture(kernel: Any, keeper: Any) -> Captured:
         "position": asdict(kernel.position),
         "asked_accum": kernel.asked_accum,
         "moved": sorted(kernel.moved),
+        "merged": sorted(keeper.merged),
         "matrix": kernel.matrix.document() if kernel.matrix is not None else None,
         "recorder": kernel.log.memory(),
         "best": keeper.best,
@@ -94,6 +95,7 @@ def reinstate(kernel: Any, keeper: Any, loaded: Any, own: Collection[str] = ()) 
     for name, value in record["position"].items():
         setattr(kernel.position, name, value)
     kernel.asked_accum, kernel.moved = record["asked_accum"], set(record["moved"])
+    keeper.merged = set(record.get("merged", ()))
     kernel.remembered, kernel.deltas = state["remembered"], state["deltas"]
     keeper.increments.restore(state.get("increments", {}))
     kernel.evaluations = {split: _unpacked(split, one) for split, one in state["evaluations"].items()}

@@ -37,7 +37,7 @@ class CausalLm:
     Model: ClassVar[Any] = LanguageModelSettings
     Adapter: ClassVar[Any] = AdapterSettings
     metrics: Mapping[str, Metric] = {"accuracy": Metric(unit="%", better="higher")}
-    provides: frozenset[str] = frozenset({"hidden", "attention"})
+    provides: frozenset[str] = frozenset({"hidden", "attention", "reference"})
     costly: Mapping[str, Sequence[str]] = {"train": ["max_length"], "evaluate": ["eval_tokens"]}
 
     def __init__(self, config: CausalLmConfig, context: Context) -> None:

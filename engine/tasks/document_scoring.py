@@ -52,10 +52,12 @@ def gather(event: Event, flat: Tensor, starts: Any, rows: Any, ids: Any, slots: 
 
 
 def forward(module: LanguageModel, batch: Batch, needs: Needs, adapted: bool = True) -> Outputs:
-    """Run a step, with the bank or without it. Scores are `losses` (present, chunk) of tokens and their sums `nats`.
+    """Run a step, with the bank or without it.
 
-    The loss has the value of the mean over the tokens trained on, or scored where none is; its gradient is that
-    of the sum over documents of the mean over their chunk, so that no document's update depends on another's.
+    Scores are `losses` (present, chunk) of tokens, and `nats` and `tokens` (present,) of each slot's chunk, whether it
+    is trained on or not. The loss has the value of the mean over the tokens trained on, or scored where none is; its
+    gradient is that of the sum over documents of the mean over their chunk, so that no document's update depends on
+    another's. Asked for `reference`, the same step is run once more without adapters and without a gradient.
     """
     tensors, bank = batch.tensors, module.bank
     if adapted and bank is not None:
@@ -65,17 +67,33 @@ def forward(module: LanguageModel, batch: Batch, needs: Needs, adapted: bool = T
     else:
         with watched(module, needs) as watch:
             logits, last = _logits(module, tensors)
-    losses = cross_entropy(logits.float().flatten(0, 1), tensors["labels"].flatten(), reduction="none")
-    losses = losses.view_as(tensors["real"]) * tensors["real"]
-    nats, counts = losses.sum(1), tensors["real"].sum(1)
+    losses, counts = _losses(logits, tensors), tensors["real"].sum(1)
+    nats = losses.sum(1)
     trains = tensors["trains"] if batch.count else torch.ones_like(tensors["trains"])
-    value = ((nats * trains).sum() / (counts * trains).sum()).detach()
-    loss = value
+    value = loss = _mean(nats, counts, trains)
     if batch.count:
         own = (nats / counts * trains).sum()
         loss = own - own.detach() + value
-    scores = {"nats": nats.detach(), "losses": losses.detach()}
-    return Outputs(loss, logits, scores, watch.hidden(last), watch.shown_maps())
+    extra: dict[str, Any] = {}
+    if needs.get("reference"):
+        with torch.no_grad():
+            plain = _logits(module, tensors)[0]
+            alone = _losses(plain, tensors).sum(1)
+        extra["reference"] = Outputs(_mean(alone, counts, trains), plain, {"nats": alone, "tokens": counts})
+    scores = {"nats": nats.detach(), "tokens": counts, "losses": losses.detach()}
+    return Outputs(loss, logits, scores, watch.hidden(last), watch.shown_maps(), extra)
+
+
+def _losses(logits: Tensor, tensors: Any) -> Tensor:
+    """Return the loss of every target `(present, chunk)`, 0 where there is none."""
+    losses = cross_entropy(logits.float().flatten(0, 1), tensors["labels"].flatten(), reduction="none")
+    found: Tensor = losses.view_as(tensors["real"]) * tensors["real"]
+    return found
+
+
+def _mean(nats: Tensor, counts: Tensor, trains: Tensor) -> Tensor:
+    """Return the mean loss over the tokens of the slots that train, without a graph."""
+    return ((nats * trains).sum() / (counts * trains).sum()).detach()
 
 
 def _logits(module: LanguageModel, tensors: Any) -> tuple[Tensor, Tensor]:

@@ -43,7 +43,7 @@ class DocumentStream:
     Model: ClassVar[Any] = LanguageModelSettings
     Adapter: ClassVar[Any] = AdapterSettings
     metrics: Mapping[str, Metric] = {"bits_per_byte": Metric(unit="bit", better="lower")}
-    provides: frozenset[str] = frozenset({"hidden", "attention"})
+    provides: frozenset[str] = frozenset({"hidden", "attention", "reference"})
     costly: Mapping[str, Sequence[str]] = {"train": ["window", "chunk"], "evaluate": ["eval_tokens"]}
     items_are = "documents"
     scored_once = True

@@ -40,7 +40,7 @@ class LanguageModel(Module):
         self.net = net if peft is None else peft
         self.bank = bank  # silent until it is told to speak
         self.tokenizer = tokenizer
-        self.has_adapter = peft is not None
+        self.has_adapter = self._speaks = peft is not None
         self.checkpointing = False
         self.decoder: Any = None  # the compiled forward pass, where that is asked for
         self.plain_head = self._head_is_plain()
@@ -79,8 +79,21 @@ class LanguageModel(Module):
         if self.has_adapter:
             layers = self.net.base_model
             layers.enable_adapter_layers() if adapter else layers.disable_adapter_layers()
+            self._speaks = adapter
         for name, p in self.named_parameters():
             p.requires_grad_((".lora_" in name) == adapter)
+
+    @contextmanager
+    def without_adapter(self) -> Iterator[None]:
+        """Let the base speak alone in the forward passes within; a bank is silent unless it is told to speak."""
+        layers = self.net.base_model if self._speaks else None
+        if layers is not None:
+            layers.disable_adapter_layers()
+        try:
+            yield
+        finally:
+            if layers is not None:
+                layers.enable_adapter_layers()
 
     def checkpoint_activations(self, on: bool) -> None:
         """Recompute activations of blocks in the backward pass, or stop doing so."""

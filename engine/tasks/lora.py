@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from warnings import catch_warnings, simplefilter
@@ -21,6 +21,8 @@ from .language_config import LoraSettings
 from .language_models import LanguageModel
 
 MANIFEST = "ctr.json"
+# beginnings of an adapter, by PEFT's names, that take something out of the base's weights; eva and mica do not
+_OF_THE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
 
 def linear_maps(net: Any) -> dict[str, nn.Module]:
@@ -142,6 +144,9 @@ def _load(model: LanguageModel, folder: Path, settings: LoraSettings) -> None:
 
     if not (folder / "adapter_config.json").is_file():
         raise DataError(f"adapter.load: {folder} holds no adapter_config.json; give the folder of a saved adapter")
+    found = read_json(folder / "adapter_config.json")
+    about = found if isinstance(found, dict) else {}
+    _check_kind(folder, about)
     note = read_json(folder / MANIFEST) if (folder / MANIFEST).exists() else None
     known = note.get("base") if isinstance(note, dict) else None
     if known is not None and known != base_digest(model):
@@ -163,14 +168,31 @@ def _load(model: LanguageModel, folder: Path, settings: LoraSettings) -> None:
                 raise DataError(f"{text}; adapter.rank ({settings.rank}) and targets must be those it was saved with")
     if len(tensors) != 2 * len(own):
         raise DataError(f"adapter.load: {folder} has factors for targets that this run has not; set adapter.targets")
-    _check_scaling(folder, {factor.scaling for factor in own.values()})
+    _check_scaling(folder, about, {factor.scaling for factor in own.values()})
     set_peft_model_state_dict(model.net, tensors)
 
 
-def _check_scaling(folder: Path, ours: set[float]) -> None:
+def _check_kind(folder: Path, about: Mapping[str, Any]) -> None:
+    """Refuse an adapter that is more than pairs of factors beside an untouched base: B = 0 would not give that back."""
+    init, bias = about.get("init_lora_weights"), about.get("bias", "none")
+    taken = isinstance(init, str) and init.lower().startswith(_OF_THE_BASE)
+    kept = "train it anew, or convert it by PEFT's save_pretrained(path_initial_model_for_weight_conversion=...)"
+    reasons = (
+        (taken, f"init_lora_weights {printable(init, 40)} took its factors out of the base's weights", kept),
+        (about.get("use_dora"), "use_dora gives the base's rows other norms", "train it without"),
+        (about.get("kasa_config"), "kasa_config cut the base's smallest singular values off", "train it without"),
+        (bias != "none", f"bias {printable(bias, 40)} trained biases too", "train it with bias: none"),
+        (about.get("lora_bias"), "lora_bias adds what is in neither factor", "train it without"),
+        (about.get("modules_to_save"), "modules_to_save replaced parts of the base", "train it without"),
+    )
+    for wrong, reason, way_out in reasons:
+        if wrong:
+            text = f"adapter.load: {folder} is no plain LoRA: {reason}, so zeroing B would not restore the base"
+            raise DataError(f"{text}; {way_out}")
+
+
+def _check_scaling(folder: Path, about: Mapping[str, Any], ours: set[float]) -> None:
     """Refuse an adapter whose factors would speak louder or softer here than where they were trained."""
-    found = read_json(folder / "adapter_config.json")
-    about = found if isinstance(found, dict) else {}
     try:
         r, alpha = float(about["r"]), float(about["lora_alpha"])
         saved = alpha / (math.sqrt(r) if about.get("use_rslora") else r)

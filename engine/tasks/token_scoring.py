@@ -21,9 +21,22 @@ _LOGITS, _LOGITS_OF_HOST, _FEWEST = 2**25, 2**19, 256  # and tokens in a block a
 def forward(module: LanguageModel, batch: Batch, needs: Needs) -> Outputs:
     """Run a batch: mean cross-entropy over its trained tokens in float32, logits, and what `needs` asks for."""
     with watched(module, needs) as watch:
-        logits, last = module.logits(batch.tensors["ids"], batch.tensors.get("positions"), batch.tensors["where"])
+        logits, last = _logits(module, batch)
     loss = cross_entropy(logits.float(), batch.tensors["labels"])
-    return Outputs(loss, logits, hidden=watch.hidden(last), attention=watch.shown_maps())
+    extra = {"reference": _reference(module, batch)} if needs.get("reference") else {}
+    return Outputs(loss, logits, hidden=watch.hidden(last), attention=watch.shown_maps(), extra=extra)
+
+
+def _logits(module: LanguageModel, batch: Batch) -> tuple[Tensor, Tensor]:
+    return module.logits(batch.tensors["ids"], batch.tensors.get("positions"), batch.tensors["where"])
+
+
+@torch.no_grad()
+def _reference(module: LanguageModel, batch: Batch) -> Outputs:
+    """Run a batch without the adapter, and without a gradient; in the mode that the module is in."""
+    with module.without_adapter():
+        logits, _ = _logits(module, batch)
+    return Outputs(cross_entropy(logits.float(), batch.tensors["labels"]), logits)
 
 
 def score(module: LanguageModel, batches: Iterable[Batch]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ import pytest
 import torch
 
 from ctr.engine.combine import resolve_lr, resolve_reset
-from ctr.engine.errors import DataError, GuardError, Interrupted, PluginError, StorageError
+from ctr.engine.errors import DataError, GuardError, Interrupted, PluginError, StorageError, VerificationError
+from ctr.engine.events import Step
 from ctr.engine.events_log import read_events
 from ctr.engine.hooks import EpochAdvice, LossTerm, LrAdvice, Reset, hookimpl
 from ctr.engine.matrix import Matrix
@@ -271,6 +273,69 @@ def test_a_reset_keeps_a_zeroes_b_and_clears_moments(tmp_path: Path) -> None:
     assert record["owner"] == "w" and record["before"]["a"] == record["after"]["a"] and record["after"]["b"] == 0
 
 
+def test_moments_that_a_reset_clears_are_looked_at_afterwards(tmp_path: Path) -> None:
+    """A counter that lies in no tensor would stay where it is."""
+    kernel = make(tmp_path, {"f": Fold()}, task=Tiny(3, lora=True), epochs=1, optimizer="adamw", settings={})
+    finish(kernel)
+    factor = kernel.adapter.factors[0]
+    state = kernel.optimizer.state[factor.a]
+    generator = torch.Generator().manual_seed(0)
+    assert state["step"] == 6 and state["exp_avg"].any()
+    kernel.adapter.reset(Reset(a="keep", clear=frozenset({"b"})), generator, kernel.optimizer)
+    assert state["step"] == 6 and not kernel.optimizer.state[factor.b]["step"].any()
+    kernel.adapter.reset(Reset(), generator, kernel.optimizer)
+    assert not any(value.any() for value in state.values())
+    state["step"] = 6
+    with pytest.raises(VerificationError, match="step of A at hidden is to be cleared and is not"):
+        kernel.adapter.reset(Reset(), generator, kernel.optimizer)
+
+
+def test_hooks_see_the_adapter_in_training_as_it_is_before_a_reset_and_as_it_began(tmp_path: Path) -> None:
+    seen: dict[str, list[Any]] = {}
+
+    def look(key: str, event: Any) -> None:
+        b = [bool(f.b.any()) for f in event.factors]
+        seen.setdefault(key, []).append((b, sorted(event.start), event.step))
+
+    class Watch:
+        @hookimpl
+        def adapter_reset(self, boundary: Any) -> None:
+            look(boundary.kind, boundary)
+
+        @hookimpl
+        def schedule_lr(self, step: Any) -> LrAdvice:
+            look("step", step)
+            return LrAdvice()
+
+        @hookimpl
+        def on_epoch_end(self, epoch: Any) -> None:
+            look(f"at {epoch.kind}", epoch)
+
+    specs = [train_spec(name="A", epochs=2, reset_at=["epoch"]), train_spec(name="B", epochs=1)]
+    kernel = make(tmp_path, {"w": Watch()}, task=Tiny(3, lora=True), phases=specs)
+    kernel.plans[1].phase = replace(kernel.plans[1].phase, adapts=False)
+    kernel.plans[1].fresh_adapter = False
+    finish(kernel)
+    assert seen["run"] == seen["phase"] == seen["at start"] == [([False], ["hidden"], 0)]
+    assert seen["epoch"] == [([True], ["hidden"], 6)], "before the reset"
+    assert seen["step"][:2] == [([False], ["hidden"], 0), ([True], ["hidden"], 1)]
+    assert seen["at phase"] == [([True], ["hidden"], 12), ([], [], 18)], "none where none is trained"
+    assert seen["step"][12] == ([], [], 12)
+
+
+def test_who_does_not_ask_for_the_adapter_does_not_pay(tmp_path: Path) -> None:
+    class Dear:
+        @property
+        def factors(self) -> Any:
+            raise ArithmeticError("asked for")
+
+    kernel = make(tmp_path, task=Tiny(3, lora=True))
+    kernel.active = Dear()
+    step = kernel.moment(Step, kernel.plans[0], 0.0, {}, *kernel._asides([], None))
+    with pytest.raises(ArithmeticError, match="asked for"):
+        step.factors  # noqa: B018
+
+
 def test_a_reset_without_an_adapter_is_refused(tmp_path: Path) -> None:
     class Warm:
         @hookimpl
@@ -312,6 +377,39 @@ def test_resumed_equals_uninterrupted(tmp_path: Path, every: dict[str, int], at:
     told = [[(r["event"], r.get("kind"), r["step"], r.get("train")) for r in read_events(tmp_path / f)] for f in "ab"]
     left = [row for row in told[0] if row[0] != "checkpoint"]
     assert left == [row for row in told[1] if row[0] not in ("checkpoint", "resumed")]
+
+
+class Fold:
+    """Folds the adapter into the base at every boundary that is listed, and begins a new one."""
+
+    @hookimpl
+    def adapter_reset(self, boundary: Any) -> Reset | None:
+        return Reset(merge=True) if boundary.kind in ("epoch", "steps") else None
+
+
+@pytest.mark.parametrize("at", [7, 13, 19])
+def test_what_was_merged_into_a_frozen_base_survives_a_kill(tmp_path: Path, at: int) -> None:
+    def one(folder: Path) -> Any:
+        task, marks = Tiny(3, lora=True), ["epoch", type("Every", (), {"steps": 4})()]
+        return make(folder, {"f": Fold()}, task=task, epochs=4, reset_at=marks, checkpoint={"every_steps": 3})
+
+    straight = finish(one(tmp_path / "a"))
+    crash_after(one(tmp_path / "b"), at)
+    resumed = finish(one(tmp_path / "b"))
+    assert bits(straight) == bits(resumed) and stored(tmp_path / "a") == stored(tmp_path / "b")
+    assert straight.keeper.merged == resumed.keeper.merged == {"0.base"}
+    assert not torch.equal(straight.module[0].base, Tiny(3, lora=True).build()[0].base)  # type: ignore[index]
+
+
+def test_a_snapshot_holds_the_base_that_its_adapter_was_trained_beside(tmp_path: Path) -> None:
+    """What is selected is read again at the run's end, when later merges have moved the base."""
+    task = Tiny(3, lora=True)
+    finish(make(tmp_path, {"f": Fold()}, task=task, epochs=5, base_lr=2.0, reset_at=["epoch"]))
+    seen = [r["evaluations"]["val"]["loss"] for r in read_events(tmp_path) if r["event"] == "epoch" and r["train"]]
+    told = {r["weights"]: r["values"]["loss"] for r in read_events(tmp_path)
+            if r["event"] == "evaluation" and r["split"] == "val"}  # fmt: skip
+    assert seen.index(min(seen)) < 4, "else the case is not the one meant"
+    assert told == {"selected": min(seen), "last": seen[-1]}
 
 
 def test_phases_resume_with_deltas_and_rows(tmp_path: Path) -> None:

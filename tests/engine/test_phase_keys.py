@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import torch
+
+from ctr.engine.lora_bank import BankAdapter, LoraBank, Site
+from ctr.engine.provenance import base_weights
 
 from .phase_studies import CONTROLLER, A, B, keys, write
 
@@ -53,3 +59,17 @@ def test_the_seed_leaves_the_key_where_neither_weights_nor_order_come_from_it(
     monkeypatch.setattr("ctr.engine.phase_keys.base_weights", lambda built: {})
     mine = keys(path)
     assert keys(path, "seeds=[2]")[0] == mine[0] and keys(path, "seeds=[2]")[1] != mine[1]
+
+
+def test_a_base_has_one_key_whatever_adapter_waits_beside_it() -> None:
+    """One base phase for all ranks and draws of a bank, whose factors are views of its parameters."""
+
+    def beside(rank: int) -> Any:
+        torch.manual_seed(1)
+        base = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.Linear(3, 3))
+        bank = LoraBank(dict(base.named_modules()), [Site("0", 4, 3), Site("1", 3, 3)], 2, rank, 1.0)
+        BankAdapter(bank).redraw(torch.Generator().manual_seed(rank))
+        return SimpleNamespace(module=torch.nn.ModuleDict({"net": base, "bank": bank}), adapter=BankAdapter(bank))
+
+    names = {"net.0.weight", "net.0.bias", "net.1.weight", "net.1.bias"}
+    assert set(base_weights(beside(1))) == set(base_weights(beside(2))) == names

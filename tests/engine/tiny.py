@@ -55,6 +55,10 @@ class Tiny:
             hidden, torch.nn.BatchNorm1d(8), torch.nn.Dropout(self.dropout), torch.nn.Linear(8, 3)
         )
 
+    def pair(self, module: Any) -> Any:
+        """Return the part of the module that has the factors, where there is an adapter."""
+        return module[0]
+
     def groups(self, module: torch.nn.Module) -> Mapping[str, list[Any]]:
         return {"base": [p for p in module.parameters() if p.requires_grad]}
 
@@ -183,7 +187,7 @@ def close_all() -> None:
 def _adapter(module: Any, task: Tiny) -> Adapter | None:
     if not task.lora:
         return None
-    pair = module[0]
+    pair = task.pair(module)
     factor = Factor("hidden", pair.a, pair.b, 2.0, pair.base)
     return Adapter([factor], lambda a, generator: torch.randn(a.shape, generator=generator))
 

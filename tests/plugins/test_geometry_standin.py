@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from ctr.engine.task import Batch, Evaluation, Outputs
-from tests.engine.tiny import Tiny
+from tests.engine.tiny import LowRank, Tiny
 
 WORDS, SEQ, WIDTH, HEADS, BRANCHES = 11, 6, 8, 2, 3
 
@@ -44,7 +44,7 @@ class Reader(torch.nn.Module):
         self.words = torch.nn.Embedding(WORDS, WIDTH)
         self.places = torch.nn.Embedding(SEQ, WIDTH)
         self.blocks = torch.nn.ModuleList(Block(dropout) for _ in range(2))
-        self.head = torch.nn.Linear(WIDTH, WORDS)
+        self.head: torch.nn.Module = torch.nn.Linear(WIDTH, WORDS)
 
     def forward(self, words: Tensor, mask: Tensor) -> tuple[Tensor, list[Tensor], list[Tensor], list[Any]]:
         x = self.words(words) + self.places.weight[: words.shape[1]]
@@ -66,8 +66,8 @@ class Text(Tiny):
 
     provides = frozenset({"hidden", "attention", "branches"})
 
-    def __init__(self, seed: int = 0, dropout: float = 0.2, open_house: bool = False) -> None:
-        super().__init__(seed, dropout=dropout)
+    def __init__(self, seed: int = 0, dropout: float = 0.2, open_house: bool = False, lora: bool = False) -> None:
+        super().__init__(seed, dropout=dropout, lora=lora)
         self.open_house = open_house
         self.asked: list[dict[str, set[int]]] = []
         draw = torch.Generator().manual_seed(9)
@@ -78,7 +78,13 @@ class Text(Tiny):
 
     def build(self) -> torch.nn.Module:
         torch.manual_seed(self.seed)
-        return Reader(self.dropout)
+        reader = Reader(self.dropout)
+        if self.lora:
+            reader.head = LowRank(WIDTH, WORDS)
+        return reader
+
+    def pair(self, module: Any) -> Any:
+        return module.head
 
     def rows(self, ids: Any) -> Batch:
         index = torch.as_tensor(np.asarray(ids, np.int64))

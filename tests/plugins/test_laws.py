@@ -18,6 +18,7 @@ from ctr.engine.seeding import mix, stream
 from tests.engine.tasks.sequences import Sequences
 from tests.engine.tiny import Tiny, bits, finish, make, train_spec
 from tests.plugins.test_geometry_standin import Text
+from tests.plugins.warm_a.standin import Documents
 
 torch.set_num_threads(1)
 SEED = 3
@@ -43,6 +44,7 @@ class Row:
     source: bool = False
     task: Callable[[], Any] = partial(Tiny, SEED)
     on: str = ""
+    reset_at: tuple[str, ...] = ()
 
 
 GEOMETRY = {
@@ -54,6 +56,7 @@ GEOMETRY = {
     "inhibition": {"weight": 0.2},
     "load_balance": {"weight": 5.0, "schedule": {"kind": "cosine", "per": "step", "until": 11}},
 }
+WARM = {"a": "pull", "rho": 0.5, "b": "scale", "gamma": 0.5, "at": ["document", "epoch"], "rewarm_steps": 4}
 ONES = {"S0": 1.0, "S1": 1.0, "S2": 1.0, "S3": 1.0}
 TABLE = [
     Row("constant_scale", {"scale": 1.0}, {"scale": 1.7, "from_epoch": 1}),
@@ -71,6 +74,15 @@ TABLE = [
     # hidden states, attention maps and branches to look at
     Row("geometry", {}, GEOMETRY, task=partial(Text, SEED, open_house=True)),
     Row("geometry", {}, GEOMETRY, task=partial(Sequences, SEED, open_house=True), on="sequence"),
+    # inert is what the engine does where nobody answers
+    Row("warm_a", {"a": "redraw"}, WARM, task=partial(Documents, SEED), reset_at=("epoch",)),
+    Row(
+        "warm_a",
+        {"a": "redraw", "moments": "clear", "angle_slots": 0},
+        {"guard": {"groups": 1, "margin": 0.01}, "until": 4},
+        task=partial(Documents, SEED, compared=True),
+        on="guarded",
+    ),
 ]
 
 
@@ -105,10 +117,10 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Row], dict[str,
     """Return what a run without plugins ends with, on the task of a row."""
 
     @cache
-    def trained(task: Callable[[], Tiny]) -> dict[str, bytes]:
-        return bits(finish(make(tmp_path_factory.mktemp("plain"), task=task(), epochs=5)))
+    def trained(task: Callable[[], Tiny], reset_at: tuple[str, ...]) -> dict[str, bytes]:
+        return bits(finish(make(tmp_path_factory.mktemp("plain"), task=task(), epochs=5, reset_at=reset_at)))
 
-    return lambda row: trained(row.task)
+    return lambda row: trained(row.task, row.reset_at)
 
 
 @pytest.mark.parametrize("row", TABLE, ids=ids)
@@ -124,13 +136,15 @@ def test_the_active_settings_of_the_table_act(row: Row, sources: Path, plain: An
 
 def trained(row: Row, settings: dict[str, Any], sources: Path, folder: Path) -> dict[str, bytes]:
     """Return what a run with one plugin ends with."""
-    return bits(finish(make(folder, {row.plugin: build(row, settings, sources)}, task=row.task(), epochs=5)))
+    plugins = {row.plugin: build(row, settings, sources)}
+    return bits(finish(make(folder, plugins, task=row.task(), epochs=5, reset_at=row.reset_at)))
 
 
 def test_the_order_of_registration_changes_no_bit(sources: Path, tmp_path: Path) -> None:
     def all_of(folder: Path, rows: list[Row]) -> dict[str, bytes]:
-        plugins = {row.plugin: build(row, row.active, sources) for row in rows}
-        return bits(finish(make(folder, plugins, task=Text(SEED, open_house=True), epochs=5)))
+        plugins = {row.plugin: build(row, row.active, sources) for row in rows if row.on != "guarded"}
+        task = Text(SEED, open_house=True, lora=True)
+        return bits(finish(make(folder, plugins, task=task, epochs=5, reset_at=["epoch"])))
 
     assert all_of(tmp_path / "a", TABLE) == all_of(tmp_path / "b", TABLE[::-1])
     assert all_of(tmp_path / "c", TABLE[2:] + TABLE[:2]) == all_of(tmp_path / "a2", TABLE)
@@ -171,7 +185,8 @@ def test_resumed_equals_uninterrupted(
 
     def run(folder: Path) -> Any:
         plugins = {row.plugin: build(row, row.active, sources)}
-        return make(folder, plugins, task=row.task(), epochs=5, grad_accum=accum, checkpoint={"every_steps": 5})
+        more: dict[str, Any] = {"grad_accum": accum, "reset_at": row.reset_at, "checkpoint": {"every_steps": 5}}
+        return make(folder, plugins, task=row.task(), epochs=5, **more)
 
     straight = finish(run(tmp_path / "a"))
     stop_in(run(tmp_path / "b"), step, where)

@@ -15,6 +15,7 @@ from torch import Tensor
 from ctr.engine.adapters import Adapter
 from ctr.engine.errors import DataError, SpecError
 from ctr.engine.hooks import Reset
+from ctr.engine.task import Phase
 from ctr.engine.tasks.causal_lm import CausalLm
 from ctr.engine.tasks.language_models import LanguageModel
 from ctr.engine.tasks.lora import base_digest, targets
@@ -114,6 +115,28 @@ def test_the_first_draw_hangs_on_the_run_s_seed_alone(tmp_path: Path) -> None:
 
     assert torch.equal(drawn(1), drawn(1)) and not torch.equal(drawn(1), drawn(2))
     assert torch.equal(drawn(1), drawn(1, init_seed=7)) and torch.equal(drawn(1), drawn(1, layers=3))
+
+
+@BASES
+@pytest.mark.parametrize("adapts", [True, False])
+def test_the_reference_is_the_base_s_own_answer_and_changes_no_gradient(
+    model: dict[str, Any], adapts: bool, tmp_path: Path
+) -> None:
+    """Also in a phase that trains all weights, in which the adapter stands aside anyway."""
+    task, module = begun(tmp_path, model, LORA)
+    task.begin(Phase("main", 0, 2, 5, adapts=adapts))
+    batch = task.batch(0, 0)
+    task.forward(module, batch, {}).loss.backward()
+    wanted = gradients(module)
+    outputs = task.forward(module, batch, {"reference": frozenset({-1})})
+    outputs.loss.backward()
+    found = gradients(module)
+    assert found.keys() == wanted.keys() and all(torch.equal(found[name], wanted[name]) for name in wanted)
+    reference = outputs.extra["reference"]
+    logits = plain(tmp_path, model)(input_ids=batch.tensors["ids"]).logits.flatten(0, 1)[batch.tensors["where"]]
+    torch.testing.assert_close(reference.logits, logits, rtol=1e-5, atol=1e-6)
+    assert reference.loss == torch.nn.functional.cross_entropy(reference.logits, batch.tensors["labels"])
+    assert not reference.loss.requires_grad and bool(reference.loss == outputs.loss) != adapts
 
 
 # ------------------------------------------------------------------------------------------------------- targets
@@ -219,6 +242,61 @@ def test_a_damaged_adapter_is_refused(content: bytes | None, saved: Any, tmp_pat
     file.unlink() if content is None else file.write_bytes(content)
     with pytest.raises(DataError, match="adapter.load: .*adapter_model.safetensors cannot be read"):
         build(make(tmp_path), QWEN2, {**LORA, "load": str(folder)})
+
+
+@pytest.mark.parametrize(
+    ("said", "text"),
+    [
+        (
+            {"init_lora_weights": "pissa"},
+            "init_lora_weights pissa took its factors out of the base's weights, so",
+        ),
+        (
+            {"init_lora_weights": "pissa_niter_4"},
+            "init_lora_weights pissa_niter_4 took .* or convert it by PEFT's",
+        ),
+        ({"init_lora_weights": "OLoRA"}, "init_lora_weights OLoRA took"),
+        ({"init_lora_weights": "corda"}, "init_lora_weights corda took"),
+        ({"init_lora_weights": "loftq"}, "init_lora_weights loftq took"),
+        ({"init_lora_weights": "lora_ga"}, "init_lora_weights lora_ga took"),
+        ({"use_dora": True}, "use_dora gives the base's rows other norms, so zeroing B would not restore the base"),
+        ({"kasa_config": {"beta": 1}}, "kasa_config cut"),
+        ({"bias": "lora_only"}, "bias lora_only trained biases too, so zeroing B would not restore the base; train it"),
+        ({"lora_bias": True}, "lora_bias adds"),
+        ({"modules_to_save": ["lm_head"]}, "modules_to_save replaced parts of the base"),
+    ],
+)
+def test_an_adapter_that_b_alone_cannot_take_back_is_refused(
+    said: dict[str, Any], text: str, saved: Any, tmp_path: Path
+) -> None:
+    _, _, folder = saved(QWEN2)
+    file = folder / "adapter_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **said}))
+    with pytest.raises(DataError, match=f"adapter.load: .* is no plain LoRA: {text}"):
+        build(make(tmp_path), QWEN2, {**LORA, "load": str(folder)})
+
+
+@THEIRS
+@pytest.mark.parametrize(
+    ("init", "untouched"), [("eva", True), ("orthogonal", True), ("gaussian", True), ("pissa", False), ("olora", False)]
+)
+def test_beginnings_are_refused_by_what_they_do_to_the_base(init: str, untouched: bool, tmp_path: Path) -> None:
+    """Held against PEFT: where the base is untouched, B = 0 gives it back, and the folder is taken."""
+    from peft import LoraConfig, get_peft_model
+
+    base = plain(tmp_path, QWEN2)
+    before = {name: p.detach().clone() for name, p in base.named_parameters()}
+    config = LoraConfig(r=4, lora_alpha=12, target_modules=["q_proj"], init_lora_weights=init)  # type: ignore[arg-type]
+    net = get_peft_model(base, config)
+    now = {name.replace("base_model.model.", "").replace(".base_layer", ""): p for name, p in net.named_parameters()}
+    assert all(torch.equal(now[name], value) for name, value in before.items()) == untouched
+    net.save_pretrained(tmp_path / "theirs")
+    settings = {**LORA, "rank": 4, "alpha": 12.0, "targets": ("q_proj",), "load": str(tmp_path / "theirs")}
+    if untouched:
+        build(make(tmp_path), QWEN2, settings)
+    else:
+        with pytest.raises(DataError, match="zeroing B would not restore the base"):
+            build(make(tmp_path), QWEN2, settings)
 
 
 @THEIRS
