@@ -104,8 +104,10 @@ def redrawn(
     if not callable(reset.a):
         return draw(now, generator)
     new = reset.a(now.clone(), start.clone(), generator)
-    if new.shape != now.shape or not torch.isfinite(new).all():
-        text = f"adapter_reset answered an A for {name} of shape {tuple(new.shape)}, or not finite"
+    shape = tuple(new.shape) if isinstance(new, Tensor) else None
+    if shape != tuple(now.shape) or not torch.isfinite(new.to(now.dtype)).all():
+        given = f"of shape {shape}, or not finite" if shape is not None else f"that is a {type(new).__name__}"
+        text = f"adapter_reset answered an A for {name} {given}"
         raise PluginError(f"{text}; {tuple(now.shape)} is expected", hook="adapter_reset")
     return new
 

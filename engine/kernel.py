@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils import clip_grad_norm_
 
 from .combine import Rates, resolve_epoch, resolve_lr, resolve_reset, resolve_terms, same
 from .errors import GuardError
@@ -69,8 +70,7 @@ class Kernel:
         self.hooks: Any = Silence if self.plans[0].silent else self.host
         kind, index = self.device.type, self.device.index or 0
         self._generator = torch.cuda.default_generators[index] if kind == "cuda" else torch.default_generator
-        self._read_flag = kind == "cpu"
-        self.active = self.adapter
+        self._read_flag, self.active = kind == "cpu", self.adapter
         self.recent: dict[int, tuple[int, int, Any]] = {}  # steps whose flag has not been read yet
 
     def run(self) -> None:
@@ -92,6 +92,7 @@ class Kernel:
         self.optimizer, self.rates = plan.open(self.optimizer)
         self.used, self.update = None, bare_step(self.optimizer)
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        self.clip = getattr(self.optimizer, "clip", None) or partial(clip_grad_norm_, self.parameters, foreach=True)
         self.moved |= {name for name, p in self.module.named_parameters() if p.requires_grad}
         self.hooks = Silence if plan.silent else self.host
         self.active = self.adapter if plan.phase.adapts else None
@@ -182,10 +183,9 @@ class Kernel:
         if not count:  # scored, not trained: no update, no step
             return
         # ---------------------------------------------------------------------------------- clip, rate, guard
-        grads = [p.grad for p in self.parameters if p.grad is not None]
-        norm = None
+        grads, norm = [p.grad for p in self.parameters if p.grad is not None], None
         if plan.train.clip_norm is not None:
-            norm = torch.nn.utils.clip_grad_norm_(self.parameters, plan.train.clip_norm, foreach=True)
+            norm = self.clip(max_norm=plan.train.clip_norm)
             totals.append(norm)  # finite gradients whose norm overflows would be clipped to zero in silence
         base = self.rates.at(at.epoch, first)
         advice: Any = ()
@@ -218,7 +218,7 @@ class Kernel:
         at = self.position
         self.reseed(at.phase, at.epoch, index)
         if not batch.count:
-            with torch.no_grad():
+            with torch.no_grad(), self.cast:
                 loss = plan.task.forward(self.module, batch, self.needs).loss
             self.log.micro(loss, None, 0)
             return loss

@@ -18,7 +18,8 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.optim import Optimizer
 
-from .adapters import Adapter, Factor, confirm, confirm_cleared, describe, redrawn
+from .adapters import Adapter, Factor, confirm, describe, redrawn
+from .bank_optimizer import BankOptimizer
 from .errors import PluginError
 from .hooks import Reset
 from .seeding import mix, stream
@@ -50,14 +51,14 @@ class LoraBank(nn.Module):
         self.scale_for("adamw")
         self.lora_A, self.lora_B = nn.ParameterDict(), nn.ParameterDict()
         self._place: dict[str, tuple[str, int]] = {}
-        groups: dict[str, list[Site]] = {}
+        self._stacks: dict[str, list[Site]] = {}
         for site in self.sites:
-            group = groups.setdefault(f"{site.reads}x{site.writes}", [])
-            self._place[site.name] = (f"{site.reads}x{site.writes}", len(group))
-            group.append(site)
-        for key, group in groups.items():
-            self.lora_A[key] = nn.Parameter(torch.zeros(len(group), slots, rank, group[0].reads))
-            self.lora_B[key] = nn.Parameter(torch.zeros(len(group), slots, group[0].writes, rank))
+            stack = self._stacks.setdefault(f"{site.reads}x{site.writes}", [])
+            self._place[site.name] = (f"{site.reads}x{site.writes}", len(stack))
+            stack.append(site)
+        for key, stack in self._stacks.items():
+            self.lora_A[key] = nn.Parameter(torch.zeros(len(stack), slots, rank, stack[0].reads))
+            self.lora_B[key] = nn.Parameter(torch.zeros(len(stack), slots, stack[0].writes, rank))
         self.active: Tensor | None = None  # of a pass: which slots its update may move; None: all
         self._pairs: dict[str, tuple[Tensor, Tensor]] = {}
         for site in self.sites:
@@ -79,12 +80,15 @@ class LoraBank(nn.Module):
 
         `rows` (int64) names the slot of each row of the batch; None: row i is slot i's.
         """
-        for key, a in self.lora_A.items():
-            b = self.lora_B[key]
+        pairs = {}
+        for key, stack in self._stacks.items():
+            a, b = self.lora_A[key], self.lora_B[key]
+            if rows is not None:
+                a, b = a.index_select(1, rows), b.index_select(1, rows)
             # one view a site, taken apart once: the gradient comes back as one stack
-            pair = (a.unbind(0), b.unbind(0)) if rows is None else _picked(a, b, rows)
-            names = [name for name, (group, _) in self._place.items() if group == key]
-            self._pairs.update(zip(names, zip(*pair, strict=True), strict=True))
+            for site, *pair in zip(stack, a.unbind(0), b.unbind(0), strict=True):
+                pairs[site.name] = (pair[0], pair[1])
+        self._pairs = pairs
         try:
             yield
         finally:
@@ -102,19 +106,18 @@ class LoraBank(nn.Module):
             if y.dtype == read.dtype == b.dtype:
                 new = torch.baddbmm(y, read, b.mT, alpha=self.scaling)
             else:
-                new = y + (self.scaling * torch.bmm(read, b.mT)).to(y.dtype)
+                new = (y + self.scaling * torch.bmm(read, b.mT)).to(y.dtype)  # rounded once, and last
             return new if isinstance(output, Tensor) else (new, *output[1:])
 
         return add
 
     def factors(self) -> list[Factor]:
         """Return every site's pair of stacks, A `(slots, rank, in)` and B `(slots, out, rank)`, seen without copy."""
-        nothing = torch.empty(0)
-        found = []
+        nothing, found = torch.empty(0), []
+        apart = {key: (self.lora_A[key].detach().unbind(0), self.lora_B[key].detach().unbind(0)) for key in self.lora_A}
         for site in self.sites:
             key, at = self._place[site.name]
-            a, b = self.lora_A[key].detach()[at], self.lora_B[key].detach()[at]
-            found.append(Factor(site.name, a, b, self.scaling, nothing))
+            found.append(Factor(site.name, apart[key][0][at], apart[key][1][at], self.scaling, nothing))
         return found
 
     def slot(self, index: int) -> dict[str, tuple[Tensor, Tensor]]:
@@ -122,10 +125,6 @@ class LoraBank(nn.Module):
         if not 0 <= index < self.slots:
             raise IndexError(f"slot {index} of a bank of {self.slots}")
         return {f.name: (f.a[index].clone(), f.b[index].clone()) for f in self.factors()}
-
-
-def _picked(a: Tensor, b: Tensor, rows: Tensor) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
-    return a.index_select(1, rows).unbind(0), b.index_select(1, rows).unbind(0)
 
 
 # ------------------------------------------------------------------------------------------------------ resets
@@ -167,14 +166,14 @@ class BankAdapter(Adapter):
         """Reset some slots, all where none is named; a draw depends on the boundary, the site and the slot alone."""
         if reset.merge:
             raise PluginError("a bank's adapters belong to different slots; merge is for one", hook="adapter_reset")
-        chosen = list(slots) or list(range(self.bank.slots))
-        index = torch.tensor(chosen, device=self.factors[0].a.device)
+        chosen, factors = list(slots) or list(range(self.bank.slots)), self.factors
+        index = torch.tensor(chosen, device=factors[0].a.device)
         before = self.norms(chosen)
         key = generator.initial_seed()
-        for factor in self.factors:
+        for factor in factors:
             start, site = self.start[factor.name], stream(0, factor.name)
             a, b = factor.a.index_select(0, index), factor.b.index_select(0, index)
-            for slot, now in zip(chosen, a.clone(), strict=True) if reset.a != "keep" else ():
+            for slot, now in zip(chosen, a, strict=True) if reset.a != "keep" else ():
                 generator.manual_seed(mix(key, site, slot))
                 factor.a[slot].copy_(redrawn(reset, factor.name, now, start[slot], generator, self._draw))
             if reset.b == 0:
@@ -188,8 +187,9 @@ class BankAdapter(Adapter):
 
     def norms(self, slots: Sequence[int] = ()) -> Mapping[str, float]:
         """Return the root mean square over slots of the Frobenius norm of all A and of all B."""
+        stacks = {"a": self.bank.lora_A.values(), "b": self.bank.lora_B.values()}
         chosen = list(slots) or list(range(self.bank.slots))
-        parts = {side: [getattr(f, side)[chosen].norm() for f in self.factors] for side in "ab"}
+        parts = {side: [p.detach()[:, chosen].norm() for p in every] for side, every in stacks.items()}
         return {side: float(torch.stack(norms).norm()) / math.sqrt(len(chosen)) for side, norms in parts.items()}
 
 
@@ -197,117 +197,3 @@ def draw(a: Tensor, generator: Generator) -> Tensor:
     """Draw an A as PEFT does: uniform within ±1/sqrt(in)."""
     bound = 1 / math.sqrt(a.shape[-1])
     return torch.empty(a.shape, device=generator.device).uniform_(-bound, bound, generator=generator).to(a)
-
-
-# --------------------------------------------------------------------------------------------------- optimizer
-class BankOptimizer(Optimizer):
-    """SGD, Adam or AdamW of torch's formulas, with a step counter, a rate and a decay of each slot's own.
-
-    A slot moves where the bank's `active` says so and the guard's flag is down; else nothing of it changes, its
-    moments and its counter included. A rate is a number, a 0-d tensor or a tensor `(slots,)`.
-    """
-
-    def __init__(self, bank: LoraBank, kind: str, groups: Sequence[Mapping[str, Any]], **settings: Any) -> None:
-        super().__init__([dict(group) for group in groups], {"lr": 0.0, **settings})
-        self.bank, self.kind = bank, kind
-        self.found_inf: Tensor | None = None
-        self.grad_scale: Tensor | None = None
-
-    def direction(self) -> dict[str, list[Tensor]]:
-        """Return what the update would subtract per unit rate, by group; nothing changes."""
-        found: dict[str, list[Tensor]] = {}
-        for group in self.param_groups:
-            found[group["name"]] = []
-            for p in group["params"]:
-                if p.grad is not None:
-                    state = {name: value.clone() for name, value in self._state(p, group).items()}
-                    state["step"] += 1
-                    step, decay = self._rule(p, p.grad, state, group)
-                    found[group["name"]].append(step if decay == 0 else step + decay * p.detach())
-        return found
-
-    @torch.no_grad()
-    def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        moves = self._moves()
-        for group in self.param_groups:
-            for p in group["params"]:
-                if p.grad is None:
-                    continue
-                state = self._state(p, group)
-                before = None if moves is None else (p.clone(), {name: value.clone() for name, value in state.items()})
-                self._update(p, p.grad, state, group)
-                if moves is not None and before is not None:
-                    # chosen, not scaled by 0: what the guard flagged may be NaN
-                    mask = moves.view(1, -1, 1, 1)
-                    p.copy_(torch.where(mask, p, before[0]))
-                    for name, value in state.items():
-                        value.copy_(torch.where(moves if value.dim() == 1 else mask, value, before[1][name]))
-
-    def _moves(self) -> Tensor | None:
-        active = self.bank.active
-        if self.found_inf is None:
-            return active
-        up = self.found_inf == 0
-        return up.expand(self.bank.slots) if active is None else active & up
-
-    def _state(self, p: Tensor, group: Mapping[str, Any]) -> dict[str, Tensor]:
-        state: dict[str, Tensor] = self.state[p]
-        if not state:
-            state["step"] = torch.zeros(self.bank.slots, device=p.device)
-            names = ("momentum_buffer",) if self.kind == "sgd" else ("exp_avg", "exp_avg_sq")
-            wanted = group["momentum"] if self.kind == "sgd" else group["betas"][0]
-            for name in names:  # without momentum the first moment is the gradient itself: nothing to remember
-                if wanted or name == "exp_avg_sq":
-                    state[name] = torch.zeros_like(p, memory_format=torch.preserve_format)
-        return state
-
-    def _update(self, p: Tensor, grad: Tensor, state: dict[str, Tensor], group: Any) -> None:
-        state["step"] += 1
-        step, decay = self._rule(p, grad, state, group)
-        lr = group["lr"]
-        rate = lr.view(1, -1, 1, 1) if isinstance(lr, Tensor) and lr.dim() else lr
-        if decay:
-            p.mul_(1 - rate * decay)
-        if isinstance(rate, Tensor):
-            p.sub_(step.mul_(rate))
-        else:
-            p.sub_(step, alpha=rate)
-
-    def _rule(self, p: Tensor, grad: Tensor, state: dict[str, Tensor], group: Any) -> tuple[Tensor, float]:
-        """Advance the moments; return the direction, a tensor of its own, and the decoupled decay."""
-        wd = group["weight_decay"]
-        if self.kind != "adamw" and wd:
-            grad = grad.add(p, alpha=wd)
-        if self.kind == "sgd":
-            return self._sgd(grad, state, group), 0.0
-        (b1, b2), count = group["betas"], state["step"]
-        if "exp_avg" in state:
-            state["exp_avg"].lerp_(grad, 1 - b1)
-        first = state.get("exp_avg", grad)
-        second = state["exp_avg_sq"].mul_(b2).addcmul_(grad, grad, value=1 - b2)
-        root = (1 - b2**count).sqrt().view(1, -1, 1, 1).to(p.dtype)
-        step = first / second.sqrt().div_(root).add_(group["eps"])
-        if b1:
-            step.div_((1 - b1**count).view(1, -1, 1, 1).to(p.dtype))
-        return step, wd if self.kind == "adamw" else 0.0
-
-    def _sgd(self, grad: Tensor, state: dict[str, Tensor], group: Any) -> Tensor:
-        momentum = group["momentum"]
-        if not momentum:
-            return grad.clone()
-        # as torch does it: the first gradient enters the buffer whole, whatever the dampening
-        fresh = (state["step"] == 1).view(1, -1, 1, 1)
-        share = torch.where(fresh, 1.0, 1 - group["dampening"]).to(grad.dtype)
-        buffer = state["momentum_buffer"].mul_(momentum).add_(grad * share)
-        return grad.add(buffer, alpha=momentum) if group["nesterov"] else buffer.clone()
-
-    def forget(self, slots: Tensor, factors: frozenset[str]) -> None:
-        """Clear moments and counters of some slots, of the factors named `a` or `b`."""
-        side = {id(p): "a" for p in self.bank.lora_A.values()} | {id(p): "b" for p in self.bank.lora_B.values()}
-        for p, state in self.state.items():
-            if side[id(p)] in factors:
-                dims = {name: 0 if value.dim() == 1 else 1 for name, value in state.items()}
-                for name, value in state.items():
-                    value.index_fill_(dims[name], slots, 0.0)
-                rest = {name: value.index_select(dims[name], slots) for name, value in state.items()}
-                confirm_cleared(f"{side[id(p)].upper()} in the bank", rest)

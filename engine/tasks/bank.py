@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from warnings import catch_warnings, simplefilter
@@ -12,12 +12,13 @@ from torch import nn
 
 from ctr.engine.errors import DataError, guess
 from ctr.engine.lora_bank import BankAdapter, LoraBank, Site
+from ctr.engine.rundir import write_json
 from ctr.engine.seeding import mix, stream
 from ctr.engine.text import printable
 
 from .language_config import BankSettings
-from .language_models import LanguageModel
-from .lora import linear_maps, targets, wrong
+from .language_models import LanguageModel, short_rows
+from .lora import MANIFEST, base_digest, linear_maps, targets, wrong
 
 
 def attach(net: Any, tokenizer: Any, settings: BankSettings, seed: int) -> LanguageModel:
@@ -66,13 +67,16 @@ def _head_name(net: Any) -> str | None:
 
 @torch.no_grad()
 def _measured(net: Any, parts: Mapping[str, nn.Module]) -> list[Site]:
-    """Return what each module reads and writes, seen in the forward pass of one short row."""
+    """Return what each module reads and writes, seen in the forward pass of two short rows.
+
+    Of one row alone a table of positions, which all rows share, would look like a map of features.
+    """
     seen: dict[str, tuple[int, int]] = {}
 
     def look(name: str) -> Any:
         def hook(_: nn.Module, inputs: Any, named: Any, output: Any) -> None:
             x = inputs[0] if inputs else named.get("hidden_states")
-            y = output if isinstance(output, torch.Tensor) else output[0]
+            y = output[0] if isinstance(output, tuple) and output else output
             if isinstance(x, torch.Tensor) and x.is_floating_point() and isinstance(y, torch.Tensor):
                 if x.dim() == y.dim() == 3 and x.shape[:2] == y.shape[:2]:
                     seen[name] = (x.shape[-1], y.shape[-1])
@@ -81,28 +85,31 @@ def _measured(net: Any, parts: Mapping[str, nn.Module]) -> list[Site]:
 
     handles = [part.register_forward_hook(look(name), with_kwargs=True) for name, part in parts.items()]
     try:
-        device = next(net.parameters()).device
-        net(input_ids=torch.arange(4, device=device)[None] % net.config.get_text_config().vocab_size, use_cache=False)
+        net(input_ids=short_rows(net, 2), use_cache=False)
     finally:
         for handle in handles:
             handle.remove()
     lacking = [name for name in parts if name not in seen]
     if lacking:
         text = f"{lacking[0]} does not map a vector of every token to another, so no adapter fits beside it"
-        raise wrong("adapter.targets", text)
+        raise wrong("adapter.targets", f"{text}; name linear maps, or blocks around which there is a side path")
     return [Site(name, *seen[name]) for name in parts]
 
 
 def export_slot(model: LanguageModel, slot: int, folder: Path) -> None:
-    """Write one slot as a folder that `PeftModel.from_pretrained` loads; raises `DataError` where PEFT cannot hold it.
+    """Write one slot as a folder that `PeftModel.from_pretrained` loads beside the unmodified base.
 
-    PEFT knows adapters beside linear maps alone, so a side path around a whole block has no such folder.
+    Raises `IndexError` where there is no such slot, `DataError` where PEFT cannot hold it: it knows adapters beside
+    linear maps alone, so a side path around a whole block has no such folder.
     """
     from peft import LoraConfig
     from safetensors.torch import save_file
+    from transformers.pytorch_utils import Conv1D
 
     bank = model.bank
-    assert bank is not None
+    if bank is None:
+        raise DataError(f"there is no slot {slot} to export: the model has no bank; add adapter: {{kind: bank}}")
+    pairs = bank.slot(slot)
     maps = dict(linear_maps(model.causal))
     head = _head_name(model.causal)
     aside = [site.name for site in bank.sites if site.name not in maps and site.name != head]
@@ -110,17 +117,19 @@ def export_slot(model: LanguageModel, slot: int, folder: Path) -> None:
         raise DataError(
             f"slot {slot} has an adapter around {aside[0]}, which is no linear map: PEFT has no such adapter"
         )
-    names: Sequence[str] = [site.name for site in bank.sites]
+    names = [site.name for site in bank.sites]
     with catch_warnings():
         simplefilter("ignore")
         config = LoraConfig(
-            r=bank.rank, lora_alpha=bank.scaling * bank.rank, target_modules=list(names), bias="none",  # type: ignore[arg-type]
+            r=bank.rank, lora_alpha=bank.scaling * bank.rank, target_modules=names, bias="none",  # type: ignore[arg-type]
             task_type="CAUSAL_LM", inference_mode=True,
+            fan_in_fan_out=all(isinstance(maps.get(name), Conv1D) for name in names),
         )  # fmt: skip
         folder.mkdir(parents=True, exist_ok=True)
         config.save_pretrained(str(folder))
     tensors = {}
-    for name, (a, b) in bank.slot(slot).items():
+    for name, (a, b) in pairs.items():
         tensors[f"base_model.model.{name}.lora_A.weight"] = a.contiguous()
         tensors[f"base_model.model.{name}.lora_B.weight"] = b.contiguous()
     save_file(tensors, folder / "adapter_model.safetensors")
+    write_json(folder / MANIFEST, {"slot": slot, "base": base_digest(model)})

@@ -18,8 +18,8 @@ def gather(event: Event, flat: Tensor, starts: Any, rows: Any, ids: Any, slots: 
     """Return a step's batch, made on the device by arithmetic on indices from tokens that lie there.
 
     `ids` (present, width) windows padded on the right; `places`, `labels`, `real` (present, chunk): where in the window
-    a target's logits stand, the target, and whether there is one; `slots` (present,), or absent where all slots are
-    present; `trains` (present,) and `moves` (slots,): who trains on this chunk.
+    a target's logits stand, the target, and whether there is one; `trains` (present,): who trains on this chunk. Where
+    not all slots are present `slots` (present,) names them; where not all train `moves` (slots,) says which do.
     """
     device = flat.device
     sizes, chunks = event.end - event.start, event.end - event.first
@@ -39,13 +39,11 @@ def gather(event: Event, flat: Tensor, starts: Any, rows: Any, ids: Any, slots: 
     real = ahead < chunk[:, None]
     places = torch.where(real, place[:, None] + ahead, place[:, None])
     labels = flat[source[:, None] + places + 1].long()
-    moves = torch.zeros(slots, dtype=torch.bool, device=device)
-    moves[present] = trains.bool()
-    tensors = {
-        "ids": words, "places": places, "labels": labels, "real": real, "trains": trains, "moves": moves, "row": row,
-    }  # fmt: skip
+    tensors = {"ids": words, "places": places, "labels": labels, "real": real, "trains": trains, "row": row}
     if len(event.slots) < slots:
         tensors["slots"] = present
+    if len(event.slots) < slots or not event.trains.all():  # else the update need not choose, which costs it most
+        tensors["moves"] = torch.zeros(slots, dtype=torch.bool, device=device).index_copy_(0, present, trains.bool())
     count = int(chunks[event.trains].sum())
     first = event.slots.tolist() if event.chunk == 0 else ()
     return Batch([ids[i] for i in event.documents], count, tensors, starts=first, group=event.group, alone=True)
@@ -61,7 +59,7 @@ def forward(module: LanguageModel, batch: Batch, needs: Needs, adapted: bool = T
     """
     tensors, bank = batch.tensors, module.bank
     if adapted and bank is not None:
-        bank.active = tensors["moves"]
+        bank.active = tensors.get("moves")
         with bank.speaking(tensors.get("slots")), watched(module, needs) as watch:
             logits, last = _logits(module, tensors)
     else:

@@ -136,7 +136,7 @@ class DocumentStream:
         self, spec: Any, groups: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]
     ) -> Optimizer | None:
         """Return the bank's own optimizer, whose slots count their steps apart; None where all weights are trained."""
-        from ctr.engine.lora_bank import BankOptimizer
+        from ctr.engine.bank_optimizer import BankOptimizer
 
         if not self._started().adapts:
             return None

@@ -141,9 +141,7 @@ class LanguageModel(Module):
     @torch.no_grad()
     def _head_is_plain(self) -> bool:
         """Say whether the logits are the head's output on the last hidden states, found out on one short row."""
-        head = self.causal.get_output_embeddings()
-        device = next(self.parameters()).device
-        ids = torch.arange(4, device=device)[None] % self.causal.config.get_text_config().vocab_size
+        head, ids = self.causal.get_output_embeddings(), short_rows(self.causal, 1)
         modes = [(part, part.training) for part in self.modules()]
         self.eval()
         try:
@@ -154,6 +152,14 @@ class LanguageModel(Module):
         finally:
             for part, training in modes:
                 part.training = training
+
+
+def short_rows(net: Any, rows: int) -> Tensor:
+    """Return rows of four token ids, or as many as a model's context holds, by which its modules are tried out."""
+    config = net.config.get_text_config()
+    length = min(4, getattr(config, "max_position_embeddings", None) or 4)
+    ids = torch.arange(rows * length, device=next(net.parameters()).device) % int(config.vocab_size)
+    return ids.view(rows, length)
 
 
 @contextmanager
