@@ -155,13 +155,12 @@ class WarmA:
         self.told = self.since
         from .measures import growth, size, turned
 
-        start, slots = event.start, self.slots
-        event.log("a_ratio", growth((_stack(f.a, slots), _stack(start[f.name], slots)) for f in event.factors))
-        event.log("b_norm", size(_stack(f.b, slots) for f in event.factors))
+        factors, start, slots = event.factors, event.start, self.slots
+        event.log("a_ratio", growth((_stack(f.a, slots), _stack(start[f.name], slots)) for f in factors))
+        event.log("b_norm", size(_stack(f.b, slots) for f in factors))
         if self.before:
-            device = event.factors[0].a.device
-            before = {name: a.to(device) for name, a in self.before.items()}
-            for name, angle in turned(self._looked_at(event.factors), before).items():
+            before = {f.name: self.before[f.name].to(f.a.device) for f in factors}
+            for name, angle in turned(self._looked_at(factors), before).items():
                 event.log(f"angle_{name}", angle)
         if self.config.guard.groups:
             self._judge(event)
@@ -173,7 +172,8 @@ class WarmA:
         self.guard = advance(self.guard, nats, tokens, rule.groups, rule.margin)
         self.gained, self.tokens = 0.0, 0
         if self.guard.alarm:
-            text = f"the last {rule.groups} groups gained {gain(now):.4g} nats a token, less than {-rule.margin:g}"
+            text = f"before the last {len(now)} resets adapting gained {gain(now):.4g} nats a token"
+            text += f", less than {-rule.margin:g}"
             event.log.mark("guard", f"{text}: A is drawn anew at the next reset")
 
     def _looked_at(self, factors: Sequence[Any]) -> dict[str, Tensor]:

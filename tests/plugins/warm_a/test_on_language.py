@@ -177,7 +177,7 @@ def test_the_guard_draws_a_anew_once_adapting_does_harm(run: Any) -> None:
     assert (len(documents), len(gains)) == (10, 9), "the last group's documents are too short to be trained on"
     # the window of two begins anew after each alarm; after the last group no reset comes
     assert [r["a"] for r in documents] == ["keep", *["keep", "redraw"] * 3, *["keep"] * 3]
-    assert len(told) == 3 and "the last 2 groups gained -" in told[0]["why"]
+    assert len(told) == 3 and "before the last 2 resets adapting gained -" in told[0]["why"]
 
 
 def test_a_guard_that_has_no_cause_changes_no_bit_and_its_gain_is_a_difference_of_losses(

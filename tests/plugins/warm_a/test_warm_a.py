@@ -20,6 +20,7 @@ from ctr.engine.hooks import Reset, hookimpl
 from ctr.engine.lora_bank import BankAdapter, LoraBank, Site
 from ctr.engine.series import read_series
 from ctr.plugins.warm_a import WarmA
+from tests.engine.test_kernel import crash_after
 from tests.engine.tiny import Tiny, bits, finish, make, train_spec
 
 from .standin import Documents
@@ -409,24 +410,54 @@ def test_warm_a_passes_from_a_slot_to_its_own_next_document(bench: Any) -> None:
         assert not f.b.any()
 
 
-def test_what_it_remembers_survives_a_checkpoint_in_the_middle_of_a_document(bench: Any) -> None:
-    def told(broken: bool) -> list[Any]:
-        plugin = warm(until=1, rewarm_steps=0, guard={"groups": 2})
+@pytest.mark.parametrize("broken_after", [0, 1, 2])
+def test_what_it_remembers_survives_a_checkpoint_in_the_middle_of_a_document(broken_after: int, bench: Any) -> None:
+    def told(broken: int | None) -> list[Any]:
+        plugin = warm(until=2, guard={"groups": 9})
         one = Stream(bench(None).sink, plugin)
-        slots = [0, 2, 3, 4, 5]
-        one.boundary(0, slots)
-        one.train(slots)
-        plugin.gained, plugin.tokens = torch.tensor(-0.3), 7
-        if broken:
-            held = plugin.state()
-            before = held.pop("before")
-            one.plugin = warm(until=1, rewarm_steps=0, guard={"groups": 2})
-            one.plugin.restore({**json.loads(json.dumps(held)), "before": before})
-        answers = [one.boundary(group, slots) for group in (1, 2)]
-        one.train(slots)
-        answers += [one.boundary(3, slots), one.boundary(4, slots)]
+        slots, answers = [0, 2, 3, 4, 5], []
+        for group in range(4):
+            answers.append(one.boundary(group, slots))
+            one.train(slots)
+            plugin = one.plugin
+            plugin.gained, plugin.tokens = plugin.gained + torch.tensor(-0.3), plugin.tokens + 7
+            if broken == group:
+                held = plugin.state()
+                before = held.pop("before")
+                one.plugin = warm(until=2, guard={"groups": 9})
+                one.plugin.restore({**json.loads(json.dumps(held)), "before": before})
         one.end()
         return [*one.sink.rows, *answers]
 
-    assert told(True) == told(False)
-    assert [a.a for a in told(False)[-4:]] == ["keep", "redraw", "redraw", "redraw"]
+    assert told(broken_after) == told(None)
+    assert [a.a for a in told(None)[-4:]] == ["keep", "keep", "keep", "redraw"]
+
+
+def test_a_run_that_was_asked_before_it_was_killed_is_not_told_that_it_never_was(bench: Any) -> None:
+    def marks(asked: bool) -> list[Any]:
+        one = Stream(bench(None).sink, warm())
+        if asked:
+            one.boundary(0, [0, 1])
+        again = warm()
+        again.restore(json.loads(json.dumps(one.plugin.state())))
+        event = Epoch("S", 0, 1, 0, one.sink, "run", 1, None, {}, None, 1, 1, {}, NOTHING, NOTHING, NOTHING)  # type: ignore[arg-type]
+        event.owner = "warm_a"
+        again.on_epoch_end(event)
+        return one.sink.of("mark", "never-asked")
+
+    assert marks(True) == [] and len(marks(False)) == 1
+
+
+def test_an_alarm_at_a_phase_s_end_is_answered_once_also_by_a_run_that_was_killed_in_between(tmp_path: Path) -> None:
+    def one(folder: Path) -> Any:
+        specs = [train_spec(name="A", epochs=3), train_spec(name="B", epochs=3)]
+        plugins = {"warm_a": warm(guard={"groups": 1})}
+        return make(folder, plugins, task=Documents(3, compared=True), phases=specs)
+
+    finish(one(tmp_path / "a"))
+    crash_after(one(tmp_path / "b"), 18)  # after both resets; the checkpoint is of the phase's end
+    finish(one(tmp_path / "b"))
+    marks = [r["step"] for r in read_events(tmp_path / "a") if r["event"] == "mark"]
+    assert 18 in marks, "else the case is not the one meant"
+    told = [[(r["kind"], r["a"]) for r in resets(tmp_path / folder) if r["step"] == 18] for folder in "ab"]
+    assert told[0] == told[1] == [("phase", "redraw"), ("document", "keep")]
