@@ -165,6 +165,16 @@ class Stage:
         document = int(plan.groups[0][plan.chunks[plan.groups[0]].argmax()])
         return document, int(plan.chunks[document])
 
+    def early(self, document: int) -> int:
+        """Return a chunk early enough that others of the group are still scored after an update on what follows it.
+
+        Were the document changed later, no score would be left on which a bond between documents could show.
+        """
+        plan = self.task.plan
+        own = int(plan.chunks[document])
+        mates = [int(plan.chunks[other]) for other in plan.groups[0] if other != document]
+        return max(0, min((own - 1) // 2, max(mates, default=own) - 3))
+
     def changed(self, document: int, chunk: int) -> Tensor:
         """Return the tokens with all of a document's replaced that come after a chunk."""
         start, plan = int(self.task.documents.starts[document]), self.task.plan

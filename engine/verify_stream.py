@@ -88,7 +88,7 @@ def _by_walks(stage: Any) -> Iterator[Finding]:
     if chunks < 3:
         text = f"the longest document of the first group has {chunks} chunks, and three are needed"
         raise UsageError(f"{text}: take a smaller chunk or longer documents")
-    at = (chunks - 1) // 2
+    at = stage.early(document)
     plain, again = stage.walk(), stage.walk()
     changed, frozen = stage.walk(stage.changed(document, at)), stage.walk(frozen_from=at)
     group = set(stage.task.plan.groups[0].tolist())

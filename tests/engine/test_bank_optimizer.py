@@ -142,6 +142,30 @@ def test_what_is_not_finite_moves_nothing(name: str, active: Tensor | None) -> N
     assert bits(*bank.parameters()) == bits(*other.parameters()), "the flagged steps are as if they had not been"
 
 
+def test_each_slot_s_gradient_is_clipped_by_its_own_norm() -> None:
+    _, bank = made()
+    optimizer = optimizer_of(bank, "sgd", **SETTINGS["sgd"][1])
+    random = Generator().manual_seed(5)
+    sizes = torch.tensor([0.0, 1e-3, 1.0, 50.0], dtype=torch.float64).view(1, -1, 1, 1)
+    for p in bank.parameters():
+        p.grad = torch.randn(p.shape, generator=random, dtype=p.dtype) * sizes
+    before = [p.grad.clone() for p in bank.parameters() if p.grad is not None]
+    norm = optimizer.clip(max_norm=2.0)
+    assert float(norm) == pytest.approx(float(torch.cat([g.flatten() for g in before]).norm()), rel=1e-12)
+    for slot in range(SLOTS):
+        alone = [torch.zeros_like(g[:, slot]).requires_grad_() for g in before]
+        for q, grad in zip(alone, before, strict=True):
+            q.grad = grad[:, slot].clone()
+        torch.nn.utils.clip_grad_norm_(alone, 2.0)
+        for q, p in zip(alone, bank.parameters(), strict=True):
+            assert p.grad is not None and q.grad is not None
+            torch.testing.assert_close(p.grad[:, slot], q.grad, rtol=1e-12, atol=0)
+    first = next(bank.parameters()).grad
+    assert first is not None
+    shares = (first[:, 1:] / before[0][:, 1:]).mean((0, 2, 3))
+    assert shares[0] == 1 and shares[1] < 0.5 and shares[2] < 0.05
+
+
 def test_a_slot_at_rest_is_not_touched_by_what_is_not_finite_in_it() -> None:
     _, bank = made()
     optimizer = optimizer_of(bank, "adamw", betas=(0.9, 0.999), eps=1e-8, weight_decay=0.1, lr=0.1)

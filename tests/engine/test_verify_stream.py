@@ -11,6 +11,7 @@ import torch
 from typer.testing import CliRunner
 
 from ctr.engine import scores
+from ctr.engine.bank_optimizer import BankOptimizer
 from ctr.engine.cli import app
 from ctr.engine.errors import UsageError
 from ctr.engine.report import build_report
@@ -47,6 +48,21 @@ def leaks_labels(outputs: Any, module: Any, batch: Any, *_: Any) -> Any:
 def shares_a_batch(outputs: Any, *_: Any) -> Any:
     outputs.scores["losses"] = outputs.scores["losses"] + 1e-3 * outputs.scores["losses"].mean()
     return outputs
+
+
+def test_documents_are_clipped_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One norm over the bank, as torch's own clipping takes it, would bind the documents of a group together."""
+    sgd = {
+        "{kind: adamw, base_lr: 5e-2, weight_decay: 0.0, betas: [0.0, 0.999], eps: 1e-10}": "{kind: sgd, base_lr: 5.0}"
+    }
+    path, sets = study(tmp_path, sgd), ["train.clip_norm=0.001"]
+
+    def held() -> dict[str, bool | None]:
+        return {one.name: one.holds for one in findings(path, arm=None, sets=sets)}
+
+    assert all(held().values())
+    monkeypatch.delattr(BankOptimizer, "clip")
+    assert [name for name, holds in held().items() if not holds] == ["I2", "I3"]
 
 
 @pytest.mark.parametrize(
