@@ -102,13 +102,15 @@ def _by_walks(stage: Any) -> Iterator[Finding]:
 
     past = plain.apart(changed, [key for key in own if key[1] <= at])
     yield Finding("I1", f"{where}, whose later scores moved by {later:.3g}", past, past == 0 and later > 0)
-    if plain.cold:
-        far = plain.apart(changed, [*mates, *others])
-        yield Finding("I2", f"{where}; all other documents", far, far == 0)
-    else:
-        yield Finding("I2", "A outlives its document", None, None)
     near, ahead = plain.apart(changed, mates), plain.apart(changed, others)
-    yield Finding("I3", f"{where}; the others of its group (later groups moved by {ahead:.3g})", near, near == 0)
+    if not any(key[1] > at + 1 for key in mates):
+        for name in ("I2", "I3"):  # a bond could only show in a score that follows an update on what was changed
+            yield Finding(name, "no other document of the first group is long enough for a bond to show", None, None)
+    else:
+        far = max(near, ahead)
+        cold = f"{where}; all other documents", far, far == 0
+        yield Finding("I2", *(cold if plain.cold else ("A outlives its document", None, None)))
+        yield Finding("I3", f"{where}; the others of its group (later groups moved by {ahead:.3g})", near, near == 0)
     early = plain.apart(frozen, [key for key in plain.losses if key[0] in group and key[1] <= at])
     how = f"no update from chunk {at} on, by which later scores moved by {waked:.3g}"
     if waked > 0:

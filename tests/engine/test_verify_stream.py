@@ -19,7 +19,7 @@ from ctr.engine.study import run as run_study
 from ctr.engine.tasks import document_scoring
 from ctr.engine.verify_stream import TEXTS, findings
 
-from .tasks.streams import LENGTHS, study
+from .tasks.streams import LENGTHS, study, write_documents
 
 TWO_ARMS = {
     "  adapted: {}\n": "  adapted: {}\n  frozen: {train: {optimizer: {base_lr: 0.0}}}\n",
@@ -31,6 +31,21 @@ def test_every_invariant_holds_on_a_cold_stream(tmp_path: Path) -> None:
     found = {one.name: one for one in findings(study(tmp_path), arm=None, sets=())}
     assert found.keys() == TEXTS.keys() and all(one.holds for one in found.values()), found
     assert all(one.difference in (None, 0.0) for name, one in found.items() if name != "I5")
+
+
+def test_what_could_not_be_seen_is_not_claimed(tmp_path: Path) -> None:
+    path = study(tmp_path)
+    write_documents(tmp_path / "documents.txt", [40, 7, 6, 5])
+    found = {one.name: one for one in findings(path, arm=None, sets=())}
+    assert [name for name, one in found.items() if one.holds is None] == ["I2", "I3"]
+    assert all(one.holds for name, one in found.items() if name not in ("I2", "I3"))
+
+
+def test_a_warm_stream_claims_all_but_that_documents_are_independent(tmp_path: Path) -> None:
+    path = study(tmp_path, {"  adapted: {}": "  warm: {plugins: {warm_a: {}}}"})
+    found = {one.name: one for one in findings(path, arm=None, sets=())}
+    assert [name for name, one in found.items() if not one.holds] == ["I2"] and found["I2"].holds is None
+    assert "later groups moved by 0)" not in found["I3"].how
 
 
 def broken(monkeypatch: pytest.MonkeyPatch, change: Any) -> None:
