@@ -99,7 +99,7 @@ def test_terms_without_weight_change_no_bit_and_terms_with_weight_do(run: Run) -
     assert not equal(tensors(folders["baseline"]), tensors(folders["acting"]))
     hashes = [json.loads((folder / "provenance.json").read_bytes())["hashes"] for folder in folders.values()]
     assert hashes[0] == hashes[1] == hashes[2], "arms are matched: weights, order, evaluation items"
-    assert set(hashes[0]) == {"weights", "data_order", "evaluation_items"}
+    assert set(hashes[0]) == {"weights", "base", "data_order", "evaluation_items"}
 
 
 def test_a_base_phase_of_its_own_seeds_gives_one_base_to_all_runs(run: Run) -> None:
