@@ -231,9 +231,16 @@ def test_bytes_are_those_of_the_text_whatever_stands_beside_it(texts: list[str])
 
 
 def calls(size: int) -> int:
-    """Count Python calls, and calls from Python, while 50 rows of `size` bytes are encoded."""
+    """Count Python calls, and calls from Python, while 50 rows of `size` bytes are encoded; the least of three times.
+
+    What earlier tests left behind, such as a finalizer, may run in one of them.
+    """
     rows = [TextRow(str(i), "abcdefghi " * (size // 10)) for i in range(50)]
     encode(rows[:1], BYTES, 100_000, place="p")
+    return min(counted(rows) for _ in range(3))
+
+
+def counted(rows: list[TextRow]) -> int:
     count = 0
 
     def note(frame: Any, event: str, argument: Any) -> None:
