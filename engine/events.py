@@ -23,6 +23,7 @@ class Log(Protocol):
     def state(self, owner: str, name: str, step: int, value: str) -> None: ...
     def mark(self, owner: str, name: str, step: int, why: str) -> None: ...
     def level(self, owner: str, series: str, step: int, value: float, name: str) -> None: ...
+    def record(self, owner: str, name: str, step: int, data: Mapping[str, Any]) -> None: ...
 
 
 @dataclass
@@ -75,6 +76,10 @@ class OwnedLog:
 
     def mark(self, name: str, why: str) -> None:
         self._event.sink.mark(self._event.owner, name, self._event.step, why)
+
+    def record(self, name: str, **data: Any) -> None:
+        """Keep data of any shape that JSON has, for panels and reports; numbers for charts go through `number`."""
+        self._event.sink.record(self._event.owner, name, self._event.step, data)
 
     def level(self, series: str, value: float, name: str = "") -> None:
         """Draw a threshold line at `value` over the series `series`."""
@@ -137,7 +142,11 @@ class TrainSums:
 
 @dataclass
 class Epoch(Adapted, Event):
-    """A moment of rest; `kind` is `start`, `epoch`, `phase` or `run`."""
+    """A moment of rest; `kind` is `start`, `epoch`, `phase` or `run`.
+
+    `snapshots` hold the adapter at `start` and `end` of each phase that trained it, as `<target>.a` and `<target>.b`;
+    of phases before the adapter was folded into the base there are none.
+    """
 
     kind: str
     epochs: int
@@ -146,7 +155,7 @@ class Epoch(Adapted, Event):
     base_lr: float | None
     grad_accum: int
     spec_grad_accum: int
-    deltas: Mapping[str, Mapping[str, Tensor]]
+    snapshots: Mapping[str, Mapping[str, Mapping[str, Tensor]]]
     matrix: Matrix | None
     evaluate: Evaluator
     probe: Probe

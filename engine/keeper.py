@@ -18,6 +18,7 @@ from torch import Tensor
 
 from . import resume, scores
 from .checkpoint import CheckpointStore, load_tensors, save_tensors
+from .compositions import StandIn
 from .diagnose import culprit
 from .errors import GuardError, Interrupted, PluginError
 from .hooks import Reset
@@ -56,6 +57,7 @@ class Keeper:
         self.reuse: Any = None  # the cache of phases, where it is used
         self._chosen: float | None = None  # the best of the phase that just ended
         self._probes: dict[str, Probe] = {}
+        self._stand: StandIn | None = None
         self.increments = Increments()
         self.merged: set[str] = set()  # frozen weights that an adapter was folded into, by name
         self._halt = False  # asked to stop this run alone; the event stops all runs of a study
@@ -234,7 +236,12 @@ class Keeper:
         def note(evaluation: Any) -> None:
             self._evaluated(kernel, "test", "given", evaluation, by="plugin", step=step)
 
-        return Evaluator(plan.task, kernel.module, kind, note), self._probes[here]
+        if self._stand is None:
+            self._stand = StandIn(kernel.module, kernel.adapter)
+        evaluators: dict[str, Evaluator] = {}
+        for name, task in kernel.tasks.items():
+            evaluators[name] = Evaluator(task, kernel.module, kind, note, self._stand, evaluators)
+        return evaluators[here], self._probes[here]
 
     @contextmanager
     def untouched(self, kernel: Any) -> Iterator[None]:
@@ -284,6 +291,7 @@ class Keeper:
         if self.best is not None and not bases <= self.merged:
             complete(self._run.folder("snapshots") / "selected", kernel.module, bases)
         self.increments.merged(kind)
+        kernel.snapshots.clear()  # they stood beside another base
         self.merged |= bases
         kernel.moved |= bases
 

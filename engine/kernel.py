@@ -58,7 +58,7 @@ class Kernel:
     asked_accum: int | None = None
     evaluations: dict[str, Evaluation] = field(default_factory=dict)
     remembered: dict[str, Tensor] = field(default_factory=dict)
-    deltas: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+    snapshots: dict[str, dict[str, dict[str, Tensor]]] = field(default_factory=dict)  # of the adapter, by phase
     moved: set[str] = field(default_factory=set)  # what any phase so far has trained, by name
     matrix: Any = None
     optimizer: Any = field(default=None, init=False)
@@ -139,8 +139,7 @@ class Kernel:
     def _end_phase(self, plan: Plan) -> None:
         at = self.position
         if self.active:
-            now = self.active.snapshot()
-            self.deltas[plan.phase.name] = {name: now[name] - then for name, then in self.remembered.items()}
+            self.snapshots[plan.phase.name] = {"start": self.remembered, "end": self.active.snapshot()}
         self._matrix_row(plan.phase.name, plan)
         self._ask("phase", plan, None)
         self.asked_accum = None
@@ -277,7 +276,7 @@ class Kernel:
             base = self.log.mean_base_lr() if kind == "epoch" else None
             event = self.moment(
                 Epoch, plan, kind, shown.train.epochs, train, self.evaluations, base, now, spec_accum,
-                self.deltas, self.matrix, evaluate, probe, self.active,
+                self.snapshots, self.matrix, evaluate, probe, self.active,
             )  # fmt: skip
             with self.keeper.untouched(self):
                 answers = self.hooks.on_epoch_end(epoch=event)

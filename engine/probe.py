@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import Module, Parameter
 
+from .compositions import Composition, StandIn, pulls
 from .errors import PluginError
 from .task import Batch, Evaluation, Needs, Outputs, Task
+
+Pulls = dict[str, tuple[Tensor, Tensor]]
 
 
 @contextmanager
@@ -47,30 +50,91 @@ def eval_mode(module: Module) -> Iterator[None]:
             part.training = training
 
 
-class Evaluator:
-    """`evaluate(states, split)`: score states on a split, one evaluation each. Test is open at kind `run` alone."""
+State = Mapping[str, Tensor] | Composition
 
-    def __init__(self, task: Task, module: Module, kind: str, note: Any) -> None:
+
+class Evaluator:
+    """`evaluate(states, split)`: score states on a split, one evaluation each. Test is open at kind `run` alone.
+
+    `by_task` holds the evaluator of every task of the run by its name, this one included.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        module: Module,
+        kind: str,
+        note: Any,
+        stand: StandIn | None = None,
+        by_task: Mapping[str, Evaluator] | None = None,
+    ) -> None:
         self._task, self._module, self._kind, self._note = task, module, kind, note
+        self._stand = stand or StandIn(module, None)
+        self.by_task: Mapping[str, Evaluator] = {} if by_task is None else by_task
 
     def __call__(
-        self, states: Sequence[Mapping[str, Tensor]], split: str = "val", items: Sequence[int] | None = None
+        self, states: Sequence[State], split: str = "val", items: Sequence[int] | None = None
     ) -> list[Evaluation]:
-        """Score each state, a map of trained tensors and buffers (`{}` is the model as it stands).
+        """Score each state: a map of trained tensors and buffers (`{}` is the model as it stands), or a composition.
 
         Raises `PluginError` for the test split before the run's end, an unknown split, or a state of another shape.
         """
-        if split not in ("val", "calibration", "test"):
-            raise PluginError(f"evaluate was given split {split!r}; there are val, calibration and test")
-        if split == "test" and self._kind != "run":
-            raise PluginError(f"the test split is read at kind run, not at {self._kind}; evaluate on val")
+        self._check(split)
         found = []
         for state in states:
-            with weights(self._module, state):
+            with self._in_place(state):
                 found.append(self._task.evaluate(self._module, split, items))
             if split == "test":
                 self._note(found[-1])
         return found
+
+    def items(self, split: str = "val") -> Sequence[str] | Sequence[int]:
+        """Return the ids of a split's items, in the order in which positions count them."""
+        self._check(split)
+        return self._task.items(split)
+
+    def above(
+        self, composition: Composition, split: str, items: Sequence[int], trunk: Any = None, keep: int | None = None
+    ) -> tuple[Evaluation, Any]:
+        """Score a composition, and return what its lowest `keep` blocks gave, above which another one may begin.
+
+        `trunk` is such a return of the same items under a composition that agrees in the blocks it covers. A model
+        whose passes cannot begin above a block is scored as a whole, and returns no trunk.
+        """
+        self._check(split, selects=True)
+        grow = getattr(self._module, "trunk", None)
+        with self._in_place(composition), grow(trunk, keep) if grow is not None else nullcontext() as grown:
+            return self._task.evaluate(self._module, split, items), grown
+
+    def gradient(self, composition: Composition, split: str, items: Sequence[int]) -> tuple[float, Pulls]:
+        """Return the mean loss of a composition on items, and its gradient by A and B of every target; eval mode.
+
+        Raises `PluginError` where the task has no `batches_of(split, items)`.
+        """
+        self._check(split, selects=True)
+        batches_of = getattr(self._task, "batches_of", None)
+        if batches_of is None:
+            raise PluginError(f"task {type(self._task).__name__} has no batches_of, so a split has no gradient there")
+        batches = list(batches_of(split, items))
+        count, loss, total = sum(batch.count for batch in batches), 0.0, None
+        with eval_mode(self._module), torch.enable_grad(), self._stand.lent(composition) as lent:
+            for batch in batches:
+                part = self._task.forward(self._module, batch, {}).loss * (batch.count / count)
+                more = pulls(lent, part)
+                loss += float(part.detach())
+                total = more if total is None else {n: (total[n][0] + a, total[n][1] + b) for n, (a, b) in more.items()}
+        return loss, total or {}
+
+    def _in_place(self, state: State) -> Any:
+        return self._stand.lent(state) if isinstance(state, Composition) else weights(self._module, state)
+
+    def _check(self, split: str, selects: bool = False) -> None:
+        if split == "test" and selects:
+            raise PluginError("what is searched is chosen on val or calibration; test is read through evaluate(states)")
+        if split not in ("val", "calibration", "test"):
+            raise PluginError(f"evaluate was given split {split!r}; there are val, calibration and test")
+        if split == "test" and self._kind != "run":
+            raise PluginError(f"the test split is read at kind run, not at {self._kind}; evaluate on val")
 
 
 class Probe:

@@ -356,6 +356,11 @@ class Recorder:
     def level(self, owner: str, series: str, step: int, value: float, name: str) -> None:
         self.event("level", step, owner=owner, series=series, value=value, name=name)
 
+    def record(self, owner: str, name: str, step: int, data: Mapping[str, Any]) -> None:
+        if problem := slug_problem(name):
+            raise PluginError(f"keeps a record whose name {printable(name, 80)} {problem}")
+        self.event("record", step, owner=owner, name=name, data=dict(data))
+
     # ------------------------------------------------------------------------------------------- at rest
     def event(self, kind: str, step: int, /, **fields: Any) -> None:
         self.events.write(kind, step, **fields)

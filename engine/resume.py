@@ -50,7 +50,7 @@ def capture(kernel: Any, keeper: Any) -> Captured:
         "tasks": {name: dict(task.state()) for name, task in kernel.tasks.items()},
         "plugins": kernel.host.state(),
         "remembered": kernel.remembered,
-        "deltas": kernel.deltas,
+        "snapshots": kernel.snapshots,
         "increments": keeper.increments.state(),
         "adapter_start": kernel.adapter.start if kernel.adapter else {},
         "evaluations": {split: _packed(one) for split, one in kernel.evaluations.items()},
@@ -96,7 +96,7 @@ def reinstate(kernel: Any, keeper: Any, loaded: Any, own: Collection[str] = ()) 
         setattr(kernel.position, name, value)
     kernel.asked_accum, kernel.moved = record["asked_accum"], set(record["moved"])
     keeper.merged = set(record.get("merged", ()))
-    kernel.remembered, kernel.deltas = state["remembered"], state["deltas"]
+    kernel.remembered, kernel.snapshots = state["remembered"], state.get("snapshots", {})
     keeper.increments.restore(state.get("increments", {}))
     kernel.evaluations = {split: _unpacked(split, one) for split, one in state["evaluations"].items()}
     if kernel.adapter and "adapter_start" not in own:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -167,14 +167,12 @@ class CausalLm:
     # ---------------------------------------------------------------------------------------------------- scoring
     def evaluate(self, module: Module, split: str, items: Sequence[int] | None = None) -> Evaluation:
         """Score a split, or the items at some positions of it, in float32; the module's modes are as before."""
-        from .token_batches import by_budget, layout
         from .token_scoring import score
 
         tokens = self._split(split)
         chosen = np.arange(len(tokens)) if items is None else np.asarray(items, np.int64)
-        groups = [chosen[group] for group in by_budget(tokens.lengths[chosen], self._config.eval_tokens)]
-        batches = (self._gather(split, layout(tokens, rows)) for rows in groups)
-        losses, hits = score(module, batches)  # type: ignore[arg-type]
+        groups = self._groups(split, chosen)
+        losses, hits = score(module, self._batches(split, groups))  # type: ignore[arg-type]
         place = np.concatenate(groups) if groups else chosen
         order = np.argsort(place, kind="stable")
         back = order[np.searchsorted(place[order], chosen)]
@@ -182,19 +180,31 @@ class CausalLm:
         ids = [self._ids[split][i] for i in chosen]
         return Evaluation(split, ids, losses[back], counts, {"accuracy": 100 * hits[back] / counts})
 
+    def batches_of(self, split: str, items: Sequence[int]) -> Iterator[Batch]:
+        """Yield the items at some positions of a split, once each, in batches that `forward` takes."""
+        return self._batches(split, self._groups(split, np.asarray(items, np.int64)))
+
+    def _groups(self, split: str, chosen: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+        from .token_batches import by_budget
+
+        return [chosen[group] for group in by_budget(self._split(split).lengths[chosen], self._config.eval_tokens)]
+
+    def _batches(self, split: str, groups: Sequence[NDArray[np.int64]]) -> Iterator[Batch]:
+        from .token_batches import layout
+
+        tokens = self._split(split)
+        return (self._gather(split, layout(tokens, rows)) for rows in groups)
+
     def items(self, split: str) -> Sequence[str]:
         self._split(split)
         return self._ids[split]
 
     def probe(self, size: int) -> Sequence[Batch]:
         """Return validation rows, at most `size` and `probe_rows`, drawn by the data's split seed, by like length."""
-        from .token_batches import by_budget, layout
-
         tokens = self._split("val")
         random = np.random.RandomState(stream(self._config.data.split_seed, "probe") & 0xFFFFFFFF)
         picked = np.sort(random.permutation(len(tokens))[: min(size, self._config.probe_rows)])
-        groups = by_budget(tokens.lengths[picked], self._config.eval_tokens)
-        return [self._gather("val", layout(tokens, picked[group])) for group in groups]
+        return list(self._batches("val", self._groups("val", picked)))
 
     def state(self) -> Mapping[str, Any]:
         """Return nothing: every batch follows from its position."""

@@ -22,6 +22,7 @@ from ctr.engine.text import printable
 
 from .attention_maps import collecting, register
 from .language_config import PretrainedModel, TinyModel
+from .trunks import Trunk, can_begin_above, on
 
 OFFLINE = "set HF_HUB_OFFLINE=1 and give a local folder as model.name, or take model: {kind: tiny}"
 _WEIGHTS = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja")
@@ -45,6 +46,7 @@ class LanguageModel(Module):
         self.decoder: Any = None  # the compiled forward pass, where that is asked for
         self.plain_head = self._head_is_plain()
         self._blocks: list[Module] | None = None
+        self._above: bool | None = None  # whether passes may begin above lower blocks, once that was tried
         self.coarse = any(p.dtype != torch.float32 for p in self.parameters())
 
     @property
@@ -119,6 +121,31 @@ class LanguageModel(Module):
         """
         self.decoder = torch.compile(self.causal.base_model.forward, dynamic=True) if on else None
 
+    @contextmanager
+    def trunk(self, trunk: Trunk | None, keep: int | None) -> Iterator[Trunk | None]:
+        """Begin the passes within above a trunk, and grow one of `keep` blocks; whole passes where that cannot be."""
+        if self._above is None:
+            self._above = self.eval_mode(lambda: can_begin_above(self, short_rows(self.causal, 1)))
+        if not self._above:
+            yield None
+            return
+        decoder, self.decoder = self.decoder, None  # what is compiled sees neither
+        try:
+            with on(self.blocks(), trunk, keep) as grown:
+                yield grown
+        finally:
+            self.decoder = decoder
+
+    def eval_mode(self, look: Any) -> Any:
+        """Return what a function finds in eval mode; every part's mode is then as before."""
+        modes = [(part, part.training) for part in self.modules()]
+        self.eval()
+        try:
+            return look()
+        finally:
+            for part, training in modes:
+                part.training = training
+
     def hidden(self, ids: Tensor, positions: Tensor | None) -> Tensor:
         """Return the last hidden states (batch, seq, features) of rows of token ids (batch, seq)."""
         run = self.causal.base_model if self.decoder is None else self.decoder
@@ -142,16 +169,15 @@ class LanguageModel(Module):
     def _head_is_plain(self) -> bool:
         """Say whether the logits are the head's output on the last hidden states, found out on one short row."""
         head, ids = self.causal.get_output_embeddings(), short_rows(self.causal, 1)
-        modes = [(part, part.training) for part in self.modules()]
-        self.eval()
-        try:
+
+        def look() -> bool:
             whole = self.causal(input_ids=ids, use_cache=False).logits
             return head is not None and torch.equal(head(self.hidden(ids, None)), whole)
+
+        try:
+            return bool(self.eval_mode(look))
         except (RuntimeError, TypeError, AttributeError, ValueError):
             return False
-        finally:
-            for part, training in modes:
-                part.training = training
 
 
 def short_rows(net: Any, rows: int) -> Tensor:

@@ -253,8 +253,10 @@ def test_phases_reset_the_adapter_and_remember_what_each_changed(tmp_path: Path)
     task = Tiny(3, lora=True)
     specs = [train_spec(name="A", epochs=2), train_spec(name="B", epochs=1)]
     kernel = finish(make(tmp_path, task=task, phases=specs))
-    assert list(kernel.deltas) == ["A", "B"]
-    assert kernel.deltas["A"]["hidden.b"].abs().sum() > 0
+    assert list(kernel.snapshots) == ["A", "B"]
+    a, b = kernel.snapshots["A"], kernel.snapshots["B"]
+    assert a["start"]["hidden.b"].abs().sum() == 0 == b["start"]["hidden.b"].abs().sum()
+    assert a["end"]["hidden.b"].abs().sum() > 0 and not torch.equal(a["end"]["hidden.a"], b["start"]["hidden.a"])
     resets = [r["reset"] for r in read_events(tmp_path) if r["event"] == "boundary"]
     assert resets[0] is None and resets[2]["after"]["b"] == 0.0 < resets[2]["before"]["b"]
     assert isinstance(kernel.matrix, Matrix) and list(kernel.matrix.rows) == ["start", "A", "B"]
@@ -412,7 +414,7 @@ def test_a_snapshot_holds_the_base_that_its_adapter_was_trained_beside(tmp_path:
     assert told == {"selected": min(seen), "last": seen[-1]}
 
 
-def test_phases_resume_with_deltas_and_rows(tmp_path: Path) -> None:
+def test_phases_resume_with_snapshots_and_rows(tmp_path: Path) -> None:
     def one(folder: Path) -> Any:
         specs = [train_spec(name="A", epochs=2), train_spec(name="B", epochs=2, optimizer="adamw", settings={})]
         return make(folder, task=Tiny(3, lora=True), phases=specs, checkpoint={"every_steps": 5})
@@ -422,8 +424,10 @@ def test_phases_resume_with_deltas_and_rows(tmp_path: Path) -> None:
     resumed = finish(one(tmp_path / "b"))
     assert bits(straight) == bits(resumed)
     assert straight.matrix.document() == resumed.matrix.document()
-    for name, delta in straight.deltas.items():
-        assert all(torch.equal(delta[key], resumed.deltas[name][key]) for key in delta)
+    for phase, moments in straight.snapshots.items():
+        for moment, held in moments.items():
+            again = resumed.snapshots[phase][moment]
+            assert held and all(torch.equal(held[key], again[key]) for key in held)
 
 
 def test_a_stop_commits_a_checkpoint_and_says_interrupted(tmp_path: Path) -> None:
