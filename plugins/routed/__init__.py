@@ -1,0 +1,1 @@
+"""Compositions of the adapters that a run's phases trained, chosen and judged on its own tasks."""
