@@ -115,14 +115,24 @@ def plugin_problem(plugin: Any) -> str | None:
     if not hasattr(config, "model_validate"):
         return "a plugin needs a nested pydantic class Config"
     try:
-        implementations(plugin)
+        hooks = implementations(plugin)
     except PluginError as error:
         return str(error)
+    if closes(plugin) and set(hooks) != {"on_epoch_end"}:
+        return f"plugin class {plugin.__name__} is closing, so on_epoch_end is the one hook that it can implement"
     if problem := metrics_problem(getattr(plugin, "metrics", {}), f"plugin class {plugin.__name__}: "):
         return problem
     if hasattr(plugin, "state") != hasattr(plugin, "restore"):
         return "state and restore belong together: what is not put back would be lost by a kill"
     return None
+
+
+def closes(plugin: Any) -> bool:
+    """Say whether a plugin's class declares by `closing = True` that it speaks at kind `run` alone.
+
+    It is then not asked before, so that runs which differ in it share their phases.
+    """
+    return bool(getattr(plugin, "closing", False))
 
 
 def implementations(plugin: type) -> dict[str, Sequence[str]]:
@@ -210,10 +220,12 @@ def _shim(name: str, plugin: Any) -> tuple[Any, Iterable[str]]:
 
 
 def _stamped(name: str, hook: str, method: Callable[..., Any], wants: bool) -> Callable[..., Any]:
-    check = CHECKS.get(hook)
+    check, late = CHECKS.get(hook), closes(getattr(method, "__self__", None))
     seen: Any = None  # plugins answer the same object again and again; it is looked at once
 
     def call(event: Any) -> Any:
+        if late and event.kind != "run":
+            return None
         event.owner = name
         try:
             nonlocal seen

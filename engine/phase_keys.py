@@ -15,7 +15,7 @@ import torch
 
 from .build import Built
 from .checkpoint import digest
-from .host import Registry
+from .host import Registry, closes
 from .order import Order
 from .provenance import base_weights, versions
 
@@ -38,13 +38,20 @@ def phase_keys(order: Order, built: Built, registry: Registry) -> list[str]:
         "versions": versions(),
     }
     tasks = [registry.tasks[entry.kind] for entry in run.tasks.values()]
-    plugins = [registry.plugins[name] for name in run.plugins]
+    apart = [name for name in run.plugins if closes(registry.plugins[name])]
+    plugins = [registry.plugins[name] for name in run.plugins if name not in apart]
     keys = []
     for count in range(1, len(run.phases) + 1):
         asked = [] if silent(run, count) else plugins
         keys.append(
             run.identity(
-                order.fingerprints, built.device.type, order.refs, count, **common, code=_code([*tasks, *asked])
+                order.fingerprints,
+                built.device.type,
+                order.refs,
+                count,
+                apart,
+                **common,
+                code=_code([*tasks, *asked]),
             )
         )
     return keys

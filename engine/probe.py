@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from torch.nn import Module, Parameter
 
 from .compositions import Composition, StandIn, pulls
 from .errors import PluginError
-from .task import Batch, Evaluation, Needs, Outputs, Task
+from .task import Batch, Enough, Evaluation, Needs, Outputs, Task
 
 Pulls = dict[str, tuple[Tensor, Tensor]]
 
@@ -93,18 +93,45 @@ class Evaluator:
         self._check(split)
         return self._task.items(split)
 
-    def above(
-        self, composition: Composition, split: str, items: Sequence[int], trunk: Any = None, keep: int | None = None
-    ) -> tuple[Evaluation, Any]:
-        """Score a composition, and return what its lowest `keep` blocks gave, above which another one may begin.
+    def trunk(
+        self, composition: Composition, split: str, items: Sequence[int], below: Any = None, height: int = 1
+    ) -> Any:
+        """Return what the lowest `height` blocks give under a composition, above which others may begin.
 
-        `trunk` is such a return of the same items under a composition that agrees in the blocks it covers. A model
-        whose passes cannot begin above a block is scored as a whole, and returns no trunk.
+        `below` is such a return of the same items, of less height, under one that agrees in the blocks it covers. None
+        where a model's passes cannot begin above a block.
         """
         self._check(split, selects=True)
-        grow = getattr(self._module, "trunk", None)
-        with self._in_place(composition), grow(trunk, keep) if grow is not None else nullcontext() as grown:
-            return self._task.evaluate(self._module, split, items), grown
+        grow, batches_of = getattr(self._module, "trunk", None), getattr(self._task, "batches_of", None)
+        if grow is None or batches_of is None:
+            return None
+        with eval_mode(self._module), torch.no_grad(), self._in_place(composition), grow(below, height) as grown:
+            for batch in batches_of(split, items) if grown is not None else ():
+                with suppress(Enough):
+                    self._task.forward(self._module, batch, {})
+            return grown
+
+    def above(self, composition: Composition, split: str, items: Sequence[int], trunk: Any) -> Evaluation:
+        """Score a composition from a trunk on, of the same items under one that agrees in the blocks it covers."""
+        self._check(split, selects=True)
+        grow: Any = self._module.trunk
+        with self._in_place(composition), grow(trunk, None):
+            return self._task.evaluate(self._module, split, items)
+
+    def parts(
+        self, composition: Composition, split: str, items: Sequence[int], first: int
+    ) -> tuple[Evaluation, Evaluation]:
+        """Score the first `first` units of each item, and what comes after them.
+
+        Raises `PluginError` where the task's items have no parts.
+        """
+        self._check(split, selects=True)
+        parts = getattr(self._task, "evaluate_parts", None)
+        if parts is None:
+            raise PluginError(f"task {type(self._task).__name__} has no evaluate_parts: its items have no beginning")
+        with self._in_place(composition):
+            found: tuple[Evaluation, Evaluation] = parts(self._module, split, items, first)
+            return found
 
     def gradient(self, composition: Composition, split: str, items: Sequence[int]) -> tuple[float, Pulls]:
         """Return the mean loss of a composition on items, and its gradient by A and B of every target; eval mode.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -116,14 +116,15 @@ class RunSpec(Resolved):
         device_kind: str,
         refs: Mapping[str, str],
         phases: int | None = None,
+        apart: Collection[str] = (),
         **more: Any,
     ) -> str:
         """Return the hash of all that decides the numbers of the run, or with `phases` of its first so many.
 
         `fingerprints` are the data's, `refs` the identities of the runs that plugins read. Names of study and arms,
         seed lists, contrasts, the question, log and checkpoint cadence and threads are not in it. Of the first phases
-        neither what selects is in it, nor what none of them asks: plugins, an adapter, the run's own seed. `more` is
-        what the caller adds.
+        neither what selects is in it, nor what none of them asks: plugins, of which those `apart` have no part in any
+        phase, an adapter, the run's own seed. `more` is what the caller adds.
         """
         content = {key: value for key, value in self.document().items() if key in _DECIDES}
         content["seed"], content["select"] = self.seed, self.select.on
@@ -133,6 +134,7 @@ class RunSpec(Resolved):
             content["plugins"][plugin] = {
                 k: v for k, v in content["plugins"][plugin].items() if k not in ("arm", "seed")
             }
+        content["plugins"] = {name: one for name, one in content["plugins"].items() if name not in apart}
         whole = {**content, "refs": dict(refs), **(_first(content, phases) if phases else {})}
         whole |= {"device": device_kind, "data": dict(fingerprints), **more}
         text = json.dumps(whole, sort_keys=True, separators=(",", ":"))

@@ -137,6 +137,10 @@ class Phase:
     turn: int = 0
 
 
+class Enough(Exception):
+    """Raised within a forward pass whose rest nobody asks for."""
+
+
 class Task(Protocol):
     """A source of batches and the model they train. `Config` are its settings, `Model` the models it can build.
 
@@ -147,7 +151,10 @@ class Task(Protocol):
     settings of its own cost memory it may name in `costly`, for `train` and `evaluate`. A method
     `optimizer(spec, groups, settings) -> Optimizer | None` may make the optimizer of a phase. A task whose items are
     worth comparing one by one names them in `items_are`, such as "documents"; then their scores are kept. One whose
-    items are scored once, while it trains, says `scored_once = True`, and has no column in the evaluation matrix.
+    items are scored once, while it trains, says `scored_once = True`, and has no column in the evaluation matrix. A
+    method `batches_of(split, items)` yields the items at these positions as `evaluate` would score them, in batches
+    that `forward` takes; searches take gradients of a split by it. A method `evaluate_parts(module, split, items,
+    first)` scores the beginning of each item apart from the rest.
     """
 
     Config: ClassVar[type[BaseModel]]

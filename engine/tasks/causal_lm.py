@@ -173,12 +173,26 @@ class CausalLm:
         chosen = np.arange(len(tokens)) if items is None else np.asarray(items, np.int64)
         groups = self._groups(split, chosen)
         losses, hits = score(module, self._batches(split, groups))  # type: ignore[arg-type]
-        place = np.concatenate(groups) if groups else chosen
-        order = np.argsort(place, kind="stable")
-        back = order[np.searchsorted(place[order], chosen)]
+        back = _places(groups, chosen)
         counts = tokens.counts[chosen].astype(np.float64)
         ids = [self._ids[split][i] for i in chosen]
         return Evaluation(split, ids, losses[back], counts, {"accuracy": 100 * hits[back] / counts})
+
+    def evaluate_parts(
+        self, module: Module, split: str, items: Sequence[int], first: int
+    ) -> tuple[Evaluation, Evaluation]:
+        """Score the first trained tokens of each item, and those after them, which they cannot see.
+
+        An item that is no longer than that has count 0 in the second part.
+        """
+        from .token_scoring import score_parts
+
+        chosen = np.asarray(items, np.int64)
+        groups = self._groups(split, chosen)
+        parts = score_parts(module, self._batches(split, groups), first)  # type: ignore[arg-type]
+        back, ids = _places(groups, chosen), [self._ids[split][i] for i in chosen]
+        before, after = (Evaluation(split, ids, losses[back], counts[back], {}) for losses, counts in parts)
+        return before, after
 
     def batches_of(self, split: str, items: Sequence[int]) -> Iterator[Batch]:
         """Yield the items at some positions of a split, once each, in batches that `forward` takes."""
@@ -237,3 +251,11 @@ class CausalLm:
             hint = f"; set data.{name}_fraction" if name in ("val", "calibration", "test") else ""
             raise DataError(f"the data have no split {name!r}; they have {has}{hint}")
         return self._tokens[name]
+
+
+def _places(groups: Sequence[NDArray[np.int64]], chosen: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return where each chosen item stands when groups of them are put one behind the other."""
+    place = np.concatenate(groups) if groups else chosen
+    order = np.argsort(place, kind="stable")
+    found: NDArray[np.int64] = order[np.searchsorted(place[order], chosen)]
+    return found

@@ -122,8 +122,8 @@ class LanguageModel(Module):
         self.decoder = torch.compile(self.causal.base_model.forward, dynamic=True) if on else None
 
     @contextmanager
-    def trunk(self, trunk: Trunk | None, keep: int | None) -> Iterator[Trunk | None]:
-        """Begin the passes within above a trunk, and grow one of `keep` blocks; whole passes where that cannot be."""
+    def trunk(self, trunk: Trunk | None, height: int | None) -> Iterator[Trunk | None]:
+        """Begin the passes within above a trunk, or grow one; neither, and None, where this model cannot."""
         if self._above is None:
             self._above = self.eval_mode(lambda: can_begin_above(self, short_rows(self.causal, 1)))
         if not self._above:
@@ -131,7 +131,7 @@ class LanguageModel(Module):
             return
         decoder, self.decoder = self.decoder, None  # what is compiled sees neither
         try:
-            with on(self.blocks(), trunk, keep) as grown:
+            with on(self.blocks(), trunk, height) as grown:
                 yield grown
         finally:
             self.decoder = decoder

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import torch
@@ -39,10 +40,35 @@ def _reference(module: LanguageModel, batch: Batch) -> Outputs:
     return Outputs(cross_entropy(logits.float(), batch.tensors["labels"]), logits)
 
 
-def score(module: LanguageModel, batches: Iterable[Batch]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return summed loss and tokens guessed right, row after row, in eval mode without gradients.
+Sums = tuple[NDArray[np.float64], NDArray[np.float64]]
 
-    One transfer a split: per-token numbers wait on the device, sums over rows are taken on the host in float64.
+
+def score(module: LanguageModel, batches: Iterable[Batch]) -> Sums:
+    """Return summed loss and tokens guessed right, row after row, in eval mode without gradients."""
+    owner, rows, losses, hits = _scored(module, batches)
+    return _summed(owner, rows, losses), _summed(owner, rows, hits)
+
+
+def score_parts(module: LanguageModel, batches: Iterable[Batch], first: int) -> tuple[Sums, Sums]:
+    """Return summed loss and count of the first trained tokens of each row, and of those after them."""
+    owner, rows, losses, _ = _scored(module, batches)
+    begins = np.flatnonzero(np.diff(owner, prepend=-1))  # the tokens of a row stand together
+    place = np.arange(len(owner)) - np.repeat(begins, np.diff(np.append(begins, len(owner))))
+    early, ones = place < first, np.ones(len(owner))
+    before, after = (
+        (_summed(owner[part], rows, losses[part]), _summed(owner[part], rows, ones[part])) for part in (early, ~early)
+    )
+    return before, after
+
+
+def _summed(owner: NDArray[np.int64], rows: int, numbers: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.bincount(owner, numbers, rows).astype(np.float64)
+
+
+def _scored(module: LanguageModel, batches: Iterable[Batch]) -> tuple[NDArray[np.int64], int, Any, Any]:
+    """Return whose each trained token is, the number of rows, and loss and hit (0 or 1) of each token.
+
+    One transfer a split: per-token numbers wait on the device, and are added up on the host in float64.
     """
     losses: list[Tensor] = []
     hits: list[Tensor] = []
@@ -62,13 +88,9 @@ def score(module: LanguageModel, batches: Iterable[Batch]) -> tuple[NDArray[np.f
         for part, training in modes:
             part.training = training
     if not losses:
-        return np.zeros(0), np.zeros(0)
-    owner = torch.cat(owners).cpu().numpy()
-
-    def summed(parts: list[Tensor]) -> NDArray[np.float64]:
-        return np.bincount(owner, torch.cat(parts).double().cpu().numpy(), rows).astype(np.float64)
-
-    return summed(losses), summed(hits)
+        return np.zeros(0, np.int64), 0, np.zeros(0), np.zeros(0)
+    owner, loss_of, hit_of = (torch.cat(parts).cpu() for parts in (owners, losses, hits))
+    return owner.numpy(), rows, loss_of.double().numpy(), hit_of.double().numpy()
 
 
 def _tokens(module: LanguageModel, batch: Batch) -> tuple[Tensor, Tensor]:

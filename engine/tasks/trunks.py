@@ -6,12 +6,14 @@ Blocks hand their output to the next one and nothing else, which is tried out be
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch.nn import Module
+
+from ctr.engine.task import Enough
 
 
 @dataclass
@@ -23,35 +25,38 @@ class Trunk:
 
 
 @contextmanager
-def on(blocks: list[Module], trunk: Trunk | None, keep: int | None) -> Iterator[Trunk | None]:
-    """Begin the passes within above a trunk, and give the trunk of height `keep` that they grow, if one is asked for.
+def on(blocks: list[Module], trunk: Trunk | None, height: int | None) -> Iterator[Trunk | None]:
+    """Begin the passes within above a trunk; with `height`, grow one so high, and end each pass by `Enough` there.
 
     The passes must be those that grew the trunk, in the same order and below it with the same weights.
     """
-    grown = None if keep is None else Trunk(keep)
-    handles: list[Any] = []
-    if trunk is not None:
-        passes = iter(trunk.outputs)
-        now: list[Any] = [None]
+    grown = None if height is None else Trunk(height)
+    below = blocks[: trunk.height] if trunk is not None else []
+    passes = iter(trunk.outputs if trunk is not None else ())
+    now: list[Any] = []
 
-        def start(*_: Any, **__: Any) -> Any:
-            now[0] = next(passes)
-            return now[0]
+    def start(*_: Any, **__: Any) -> Any:
+        now[:] = [next(passes)]
+        return now[0]
 
-        def again(*_: Any, **__: Any) -> Any:
-            return now[0]
+    def again(*_: Any, **__: Any) -> Any:
+        return now[0]
 
-        for place, block in enumerate(blocks[: trunk.height]):
-            block.forward = again if place else start
-    if grown is not None:
-        handles.append(blocks[grown.height - 1].register_forward_hook(lambda _, __, out: grown.outputs.append(out)))
+    def keep(_: Module, __: Any, output: Any) -> None:
+        assert grown is not None
+        grown.outputs.append(output)
+        raise Enough
+
+    handle = None if grown is None else blocks[grown.height - 1].register_forward_hook(keep)
+    for place, block in enumerate(below):
+        block.forward = again if place else start
     try:
         yield grown
     finally:
-        for handle in handles:
-            handle.remove()
-        for block in blocks[: trunk.height] if trunk is not None else ():
+        for block in below:
             del block.forward  # the class's own shows again
+        if handle is not None:
+            handle.remove()
 
 
 @torch.no_grad()
@@ -61,7 +66,7 @@ def can_begin_above(model: Any, ids: torch.Tensor) -> bool:
     try:
         whole = model.hidden(ids, None)
         for height in range(1, len(blocks)):
-            with on(blocks, None, height) as trunk:
+            with on(blocks, None, height) as trunk, suppress(Enough):
                 model.hidden(ids, None)
             with on(blocks, trunk, None):
                 if not torch.equal(model.hidden(ids, None), whole):

@@ -19,7 +19,7 @@ from torch import Tensor
 from ctr.engine.compositions import Composition
 from ctr.engine.deltas import Pair
 
-from .route import Layout, Route, RouteError
+from .route import Layout, Route, RouteError, Term
 
 Space = Literal["factor", "effective"]
 State = Mapping[str, tuple[Tensor, Tensor]]
@@ -45,7 +45,7 @@ class Snapshots:
 
     @classmethod
     def of(cls, snapshots: Mapping[str, Mapping[str, Mapping[str, Tensor]]], factors: Iterable[Any]) -> Snapshots:
-        """Take what an event shows as `snapshots` and `factors`; a phase that went on with an adapter shares a state."""
+        """Take an event's `snapshots` and `factors`; a phase that goes on with an adapter shares a state."""
         scalings = {factor.name: factor.scaling for factor in factors}
         states: list[State] = []
         ends = {}
@@ -69,11 +69,12 @@ class Snapshots:
 
     def sequential(self) -> Route:
         """Return the route that means the adapter as the run left it."""
-        from .route import Term
+        return self.sequential_at(self.phases[-1])
 
-        last = self.ends[self.phases[-1]][1]
-        spoken, at = [], last
-        for phase in reversed(self.phases):  # back to where the adapter was fresh
+    def sequential_at(self, last: str) -> Route:
+        """Return the route that means the adapter as it stood at the end of a phase."""
+        spoken, at = [], self.ends[last][1]
+        for phase in reversed(self.phases[: self.phases.index(last) + 1]):  # back to where the adapter was fresh
             start, end = self.ends[phase]
             if end == at:
                 spoken.append(Term(phase))
@@ -111,7 +112,7 @@ class Snapshots:
     def coefficients(
         self, weights: Mapping[str, Mapping[str, tuple[float, float]]], target: str, side: int
     ) -> list[float]:
-        """Return by which each state is multiplied at a target, in A (side 0) or B (side 1), without the start's own 1."""
+        """Return what each state is multiplied by at a target, in A (side 0) or B (side 1); the start's own 1 apart."""
         found = [0.0] * len(self.states)
         for phase, (start, end) in self.ends.items():
             weight = weights[phase][target][side] if phase in weights else 0.0

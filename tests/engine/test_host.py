@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from pydantic import BaseModel
 
 from ctr.engine.errors import PluginError
 from ctr.engine.hooks import EpochAdvice, LossTerm, LrAdvice, Reset, hookimpl
-from ctr.engine.host import find, implementations, plugin_problem
+from ctr.engine.host import Host, find, implementations, plugin_problem
 from ctr.engine.task import Metric
 
 from .tiny import make
@@ -221,3 +222,26 @@ def test_a_broken_package_is_listed_with_its_error(monkeypatch: pytest.MonkeyPat
     assert "owner of ctr's own series" in str(found[3].error) and "must hold no '.'" in str(found[4].error)
     assert found[0].error is not None and found[0].error.startswith("its name must be")
     assert found[1].error == "ImportError: no\\x1b[2J" and found[2].error == "SystemExit: 2"
+
+
+def test_a_closing_plugin_is_asked_at_the_end_of_the_run_alone() -> None:
+    class Late:
+        Config = BaseModel
+        closing = True
+        seen: ClassVar[list[str]] = []
+
+        @hookimpl
+        def on_epoch_end(self, epoch: Any) -> None:
+            self.seen.append(epoch.kind)
+
+    class Both(Late):
+        @hookimpl
+        def schedule_lr(self, step: Any) -> None: ...
+
+    host = Host({"late": Late()}, {"late": torch.Generator()}, 0)
+    for kind in ("start", "epoch", "phase", "run"):
+        assert host.on_epoch_end is not None
+        host.on_epoch_end(epoch=SimpleNamespace(kind=kind, phase=None, step=0))
+    assert Late.seen == ["run"]
+    assert plugin_problem(Late) is None
+    assert "is closing, so on_epoch_end is the one hook" in str(plugin_problem(Both))
