@@ -97,6 +97,11 @@ def _threads(spec: StudySpec, folder: Path, kept: Mapping[str, Any], rows: Seque
 
 
 def _planned(one: RunSpec, folder: Path, registry: Registry, seen: dict[str, Mapping[str, str]]) -> Planned:
+    return Planned(one, folder / one.name, "", fingerprints_of(one, registry, seen))
+
+
+def fingerprints_of(one: RunSpec, registry: Registry, seen: dict[str, Mapping[str, str]]) -> dict[str, str]:
+    """Return a hash of everything that a run reads; `seen` keeps what was hashed, for runs that read the same."""
     fingerprints: dict[str, str] = {}
     for name, entry in one.tasks.items():
         key = f"{entry.kind}:{entry.config.model_dump_json()}"
@@ -104,7 +109,7 @@ def _planned(one: RunSpec, folder: Path, registry: Registry, seen: dict[str, Map
             seen[key] = registry.tasks[entry.kind].fingerprints(entry.config)
         fingerprints.update({f"{name}.{source}": value for source, value in seen[key].items()})
     fingerprints.update(_model(one, registry, seen))
-    return Planned(one, folder / one.name, "", fingerprints)
+    return fingerprints
 
 
 def _model(one: RunSpec, registry: Registry, seen: dict[str, Mapping[str, str]]) -> Mapping[str, str]:

@@ -31,7 +31,7 @@ def build_report(study_dir: Path) -> dict[str, Any]:
     study = read_study(study_dir)
     drawn = list(_figures(study))  # before the content: what cannot be read while drawing is named there
     report = {**content(study), **treatments(study)}
-    drawn += [*_differences(report), *_matrices(report), *pictures(report)]
+    drawn += [*_differences(report), *_matrices(report), *_routes(report), *pictures(report)]
     report["figures"] = [about for about, _ in drawn]
     images = {about["path"]: data for about, data in drawn}
     tree = jsonable(report, "report.json")
@@ -48,7 +48,7 @@ def _write_images(folder: Path, images: Mapping[str, bytes]) -> None:
     make_folder(folder / "figures")
     for name, data in images.items():
         atomic_write(folder / name, data)
-    ours = "all-seeds* seed-* differences* matrices* against-loss dose-*".split()
+    ours = "all-seeds* seed-* differences* matrices* routes-* against-loss dose-*".split()
     for kind in (f"{stem}.png" for stem in ours):
         for path in (folder / "figures").glob(kind):
             if f"figures/{path.name}" not in images:
@@ -106,6 +106,19 @@ def _matrices(report: Mapping[str, Any]) -> Iterator[tuple[dict[str, str], bytes
         tail = f"-{point if not slug_problem(point) else number}" if point else ""
         title = f"{report['study']}{f' at {point}' if point else ''}: each task after each phase, mean over seeds"
         yield _about("matrices", f"matrices{tail}", title), matrices(found, title)
+
+
+def _routes(report: Mapping[str, Any]) -> Iterator[tuple[dict[str, str], bytes]]:
+    """Yield what routes keep and learn, a figure for each arm at each point."""
+    from .figure_routes import routes
+
+    for number, cell in enumerate(dict.fromkeys((row["arm"], row["point"]) for row in report["routes"])):
+        rows, gains = (
+            [row for row in report[part] if (row["arm"], row["point"]) == cell] for part in ("routes", "route_gains")
+        )
+        where = "".join(f" at {point}" for point in cell[1:] if point)
+        title = f"{report['study']}, {cell[0]}{where}: what routes keep and learn, and their weights"
+        yield _about("routes", f"routes-{number}", title), routes(rows, gains, title)
 
 
 def _about(kind: str, name: str, title: str) -> dict[str, str]:

@@ -11,6 +11,7 @@ from . import stats
 from .inference import mean_of, sd_of
 from .report_items import paired_items
 from .report_read import Run, Study, mapping, number, strings, text
+from .report_routes import routes
 from .report_runs import cached, exactness, run_row, why_no_value
 from .report_transfer import transfer
 
@@ -39,6 +40,7 @@ def content(study: Study) -> dict[str, Any]:
         "incomplete": _incomplete(study, contrasts),
         "items": paired_items(study),
         **transfer(study),
+        **routes(study),
         "runs": [run_row(run) for run in study.runs],
         "replays": mapping(study.index.get("replays")),
         "problems": _problems(study),

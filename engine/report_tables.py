@@ -62,6 +62,7 @@ def contrast_name(row: Mapping[str, Any]) -> str:
 def tables(report: Mapping[str, Any]) -> list[Table]:
     """Return every table in the order of the report; those without rows are left out."""
     from .report_items import item_tables
+    from .report_routes import route_tables
     from .report_transfer_tables import transfer_tables
     from .report_treatment_tables import treatment_tables
 
@@ -71,6 +72,7 @@ def tables(report: Mapping[str, Any]) -> list[Table]:
         *treatment_tables(report),
         _values(report),
         *transfer_tables(report),
+        *route_tables(report),
     ]
     every += [_matching(report), _runs(report)]
     return [table for table in every if table.rows]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from .report_routes import sentences
 from .report_tables import contrast_name, interval, p_value, plain
 from .stats import difference_unit
 from .text import printable
@@ -47,6 +48,8 @@ def _parts(report: Mapping[str, Any]) -> Iterator[RenderableType]:
         yield _items(rows)
     if rows := [row for row in report["transfer_contrasts"] if row["kind"] in SPOKEN]:
         yield _readings(rows)
+    for line in sentences(report):
+        yield _text(f"~ {line}")
     hints = dict.fromkeys(row["attainable"] for row in report["contrasts"] if "cannot" in row["attainable"])
     for hint in hints:
         yield _text(f"Sign-flip test: {hint} (before Holm).")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +15,7 @@ from .objective import Losses, Objective, pareto
 from .route import Layout, Route, RouteError, Term, parse
 from .scoring import Scorer
 from .settings import Contextual, Coordinate, Fixed, Gradient, Greedy, Grid, RoutedConfig
-from .snapshots import Space
+from .snapshots import Space, check
 
 MOST_TOLD = 400  # candidates in a record, those of the front first
 
@@ -200,22 +200,20 @@ def finite(value: float | None) -> float | None:
     return None if value is None or value != value or value in (float("inf"), -float("inf")) else value
 
 
-def misfits(config: RoutedConfig, phases: Sequence[str], tasks: Mapping[str, str], chained: bool) -> str | None:
-    """Say why some method's settings cannot act in a run with these phases; None when all can."""
+def misfits(config: RoutedConfig, phases: Sequence[str], layout: Layout, chained: bool) -> str | None:
+    """Say why some method's settings cannot act in a run with these phases and targets; None when all can."""
     for name, method in config.methods.items():
         for phase in method.phases():
             if phase not in phases:
                 return f"methods.{name}: no phase {phase} trains the adapter; those that do are {', '.join(phases)}"
         space = method.space or config.space
-        if space == "factor" and not chained:
-            text = "factor space adds what phases changed of one adapter, and a phase begins with a fresh one"
-            return f"methods.{name}: {text}; set space: effective, or adapter: continued in the phase"
         by = getattr(method, "by", "phase")
         if space == "effective" and by in ("factor", "tensor"):
             return f"methods.{name}: by: {by} parts A from B, which effective space cannot; set space: factor"
         try:
+            check(Route(()), layout, space, chained)
             for route in method.routes():
-                route.fit(phases)
+                check(route.fit(phases, layout), layout, space, chained)
         except RouteError as error:
             return f"methods.{name}: {error}"
     return None

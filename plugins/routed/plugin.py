@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ctr.engine.errors import PluginError
@@ -37,6 +37,7 @@ class Routed:
         """Say why these settings cannot act in a run; None when they can."""
         from .methods import misfits
         from .objective import place, weights
+        from .route import Layout
 
         if not config.methods:
             return None
@@ -59,8 +60,10 @@ class Routed:
                 place(config.objective, tasks, phases[-1].name)
         except ValueError as error:
             return str(error)
+        if config.split != "val" and (lacking := _without(config.split, run, tasks)):
+            return f"split: task {lacking} has no {config.split}; set data.{config.split}_fraction there, or split: val"
         chained = all(phase.adapter == "continued" for phase in phases[1:])
-        return misfits(config, list(trained), trained, chained)
+        return misfits(config, list(trained), Layout.of(factor.name for factor in adapter.factors), chained)
 
     def __init__(self, config: RoutedConfig, generator: Generator | None) -> None:
         self.config = config
@@ -115,3 +118,15 @@ class Routed:
             epoch.log(f"oracle_gap.{result.method}", best - result.objective)
             if result.kept is not None:
                 epoch.log(f"kept.{result.method}", result.kept)
+
+
+def _without(split: str, run: Any, tasks: Iterable[str]) -> str | None:
+    """Name a task whose settings give it no such split."""
+    from ctr.engine.host import discover
+
+    for name in tasks:
+        entry = run.tasks[name]
+        splits = getattr(discover().tasks.get(entry.kind), "splits", None)
+        if splits is not None and split not in splits(entry.config):
+            return name
+    return None

@@ -89,7 +89,7 @@ class Snapshots:
         """
         route = route.fit(self.phases, self.layout)
         weights = route.weights(self.layout)
-        self.check(route, space)
+        check(route, self.layout, space, self.chained)
         pairs = {}
         for target, scaling in self.scalings.items():
             if space == "factor":
@@ -98,16 +98,6 @@ class Snapshots:
             elif (pair := self._beside(weights, target, whole)) is not None:
                 pairs[target] = Pair(*pair, scaling)
         return Composition(pairs)
-
-    def check(self, route: Route, space: Space) -> None:
-        """Raise `RouteError` where a route has no meaning in a space."""
-        kinds = {self.layout.kind_of(group) for term in route.terms for group, _ in term.groups}
-        if space == "effective" and kinds & {"factor", "tensor"}:
-            text = f"{route}: in effective space a target has one weight; A and B apart have theirs in factor space"
-            raise RouteError(f"{text}: space: factor")
-        if space == "factor" and not self.chained:
-            text = f"{route}: factor space adds what phases changed of one adapter, and a phase began with a fresh one"
-            raise RouteError(f"{text}; use space: effective")
 
     def coefficients(
         self, weights: Mapping[str, Mapping[str, tuple[float, float]]], target: str, side: int
@@ -170,6 +160,17 @@ class Snapshots:
                 found[i] = _inner(by_b[:, column : column + b.shape[1]], b), 0.0
                 column += b.shape[1]
         return found
+
+
+def check(route: Route, layout: Layout, space: Space, chained: bool) -> None:
+    """Raise `RouteError` where a route has no meaning in a space."""
+    kinds = {layout.kind_of(group) for term in route.terms for group, _ in term.groups}
+    if space == "effective" and kinds & {"factor", "tensor"}:
+        text = f"{route}: in effective space a target has one weight, so A and B cannot differ"
+        raise RouteError(f"{text}; use space: factor")
+    if space == "factor" and not chained:
+        text = "factor space adds what phases changed of one adapter, and a phase begins with a fresh one"
+        raise RouteError(f"{text}; use space: effective, or adapter: continued in each phase")
 
 
 def _inner(left: Tensor, right: Tensor) -> float:
