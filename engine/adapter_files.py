@@ -25,8 +25,9 @@ from .text import printable
 MANIFEST = "ctr.json"
 CONFIG = "adapter_config.json"
 TENSORS = "adapter_model.safetensors"
+PLACE = "base_model.model."  # what PEFT puts before a target's name
 _MOST = 1 << 40
-PLACE = "base_model.model."
+_EMBEDS = ".lora_embedding_"
 _FACTOR = re.compile(re.escape(PLACE) + r"(?P<name>.+)\.lora_(?P<side>[AB])\.weight\Z")
 # beginnings of an adapter, by PEFT's names, that take something out of the base's weights; eva and mica do not
 _OF_THE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
@@ -136,10 +137,11 @@ def _factors(folder: Path, data: bytes) -> dict[str, dict[str, Tensor]]:
         text = f"{printable(folder / TENSORS)} cannot be read: {printable(error, 200)}"
         raise DataError(f"{text}; it is cut short, or no safetensors file") from error
     found: dict[str, dict[str, Tensor]] = {}
-    for key, tensor in sorted(tensors.items()):
+    for key in sorted(tensors, key=lambda key: (_EMBEDS not in key, key)):  # the plainest reason first
+        tensor = tensors[key]
         match = _FACTOR.match(key)
         if match is None or tensor.ndim != 2 or not tensor.is_floating_point():
-            what = "an adapter beside an embedding" if ".lora_embedding_" in key else "no factor of a linear map"
+            what = "an adapter beside an embedding" if _EMBEDS in key else "no factor of a linear map"
             text = f"{printable(folder)} is no plain LoRA: {printable(key, 200)} {tuple(tensor.shape)} is {what}"
             raise DataError(f"{text}; save it with save_embedding_layers=False, or train it on linear maps alone")
         if not torch.isfinite(tensor).all():
