@@ -16,20 +16,22 @@ FAMILIES = ("qwen2", "gpt2")
 
 
 @functools.cache
-def _built(family: str) -> Any:
+def _built(family: str, width: int = 8) -> Any:
     from transformers import GPT2Config, GPT2LMHeadModel, Qwen2Config, Qwen2ForCausalLM
 
     torch.manual_seed(0)
     common: dict[str, Any] = {"vocab_size": 24, "bos_token_id": 0, "eos_token_id": 0, "use_cache": False}
     if family == "gpt2":
-        return GPT2LMHeadModel(GPT2Config(n_embd=8, n_layer=2, n_head=2, n_positions=16, **common)).eval()
-    sizes = {"hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1}
-    return Qwen2ForCausalLM(Qwen2Config(intermediate_size=12, max_position_embeddings=16, **sizes, **common)).eval()
+        return GPT2LMHeadModel(GPT2Config(n_embd=width, n_layer=2, n_head=2, n_positions=16, **common)).eval()
+    sizes = {"hidden_size": width, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1}
+    return Qwen2ForCausalLM(
+        Qwen2Config(intermediate_size=3 * width // 2, max_position_embeddings=16, **sizes, **common)
+    ).eval()
 
 
-def base(family: str) -> Any:
+def base(family: str, width: int = 8) -> Any:
     """Return a tiny model of a family; always the same weights."""
-    return copy.deepcopy(_built(family))
+    return copy.deepcopy(_built(family, width))
 
 
 def maps(net: Any) -> dict[str, Any]:
@@ -49,12 +51,14 @@ def shapes(family: str) -> dict[str, tuple[int, int]]:
     }
 
 
-def trained(family: str, seed: int, **settings: Any) -> Any:
+def trained(family: str, seed: int, width: int = 8, **settings: Any) -> Any:
     """Return a PEFT model whose factors are random, as if it had been trained."""
     from peft import LoraConfig, get_peft_model
 
     chosen = {"r": 4, "lora_alpha": 8, "target_modules": list(maps(_built(family))), **settings}
-    net = get_peft_model(base(family), LoraConfig(task_type="CAUSAL_LM", fan_in_fan_out=family == "gpt2", **chosen))
+    net = get_peft_model(
+        base(family, width), LoraConfig(task_type="CAUSAL_LM", fan_in_fan_out=family == "gpt2", **chosen)
+    )
     fill(net, seed)
     return net
 
