@@ -90,8 +90,8 @@ def _merged(model: Any) -> Any:
 
 def _beside(run: Path, digest: str, merged: bool) -> list[str]:
     """Say which of the run's adapters were trained beside these weights, by their hashes."""
+    from .adapter_files import MANIFEST
     from .rundir import read_json
-    from .tasks.lora import MANIFEST
 
     if merged:
         return ["with its adapter folded in; the run's saved adapters do not belong beside it"]

@@ -10,6 +10,7 @@ from warnings import catch_warnings, simplefilter
 import torch
 from torch import nn
 
+from ctr.engine.adapter_files import MANIFEST
 from ctr.engine.errors import DataError, guess
 from ctr.engine.lora_bank import BankAdapter, LoraBank, Site
 from ctr.engine.rundir import write_json
@@ -18,7 +19,7 @@ from ctr.engine.text import printable
 
 from .language_config import BankSettings
 from .language_models import LanguageModel, short_rows
-from .lora import MANIFEST, base_digest, linear_maps, targets, wrong
+from .lora import base_digest, linear_maps, targets, wrong
 
 
 def attach(net: Any, tokenizer: Any, settings: BankSettings, seed: int) -> LanguageModel:

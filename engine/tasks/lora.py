@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from warnings import catch_warnings, simplefilter
@@ -12,17 +12,14 @@ from warnings import catch_warnings, simplefilter
 import torch
 from torch import Generator, Tensor, nn
 
+from ctr.engine.adapter_files import MANIFEST, TENSORS, read_adapter
 from ctr.engine.adapters import Adapter, Factor
 from ctr.engine.errors import DataError, Problem, SpecError, guess
-from ctr.engine.rundir import read_json, write_json
+from ctr.engine.storage import read_bytes, write_json
 from ctr.engine.text import printable
 
 from .language_config import LoraSettings
 from .language_models import LanguageModel
-
-MANIFEST = "ctr.json"
-# beginnings of an adapter, by PEFT's names, that take something out of the base's weights; eva and mica do not
-_OF_THE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
 
 def linear_maps(net: Any) -> dict[str, nn.Module]:
@@ -125,7 +122,8 @@ def save(model: LanguageModel, folder: Path, about: dict[str, Any]) -> None:
         model.net.save_pretrained(folder, save_embedding_layers=False)
     card = folder / "README.md"  # PEFT's empty form, which tells nobody anything
     card.unlink(missing_ok=True)
-    write_json(folder / MANIFEST, {**about, "base": base_digest(model)})
+    digest = hashlib.sha256(read_bytes(folder / TENSORS, 1 << 40)).hexdigest()
+    write_json(folder / MANIFEST, {**about, "base": base_digest(model), "sha256": digest})
 
 
 def base_digest(model: LanguageModel) -> str:
@@ -139,69 +137,35 @@ def base_digest(model: LanguageModel) -> str:
 
 
 def _load(model: LanguageModel, folder: Path, settings: LoraSettings) -> None:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    if not (folder / "adapter_config.json").is_file():
-        raise DataError(f"adapter.load: {folder} holds no adapter_config.json; give the folder of a saved adapter")
-    found = read_json(folder / "adapter_config.json")
-    about = found if isinstance(found, dict) else {}
-    _check_kind(folder, about)
-    note = read_json(folder / MANIFEST) if (folder / MANIFEST).exists() else None
-    known = note.get("base") if isinstance(note, dict) else None
-    if known is not None and known != base_digest(model):
-        text = f"adapter.load: {folder} was trained beside another base (sha256 {str(known)[:12]}…)"
-        raise DataError(f"{text} than this model ({base_digest(model)[:12]}…); load the model it belongs to")
     try:
-        tensors = load_file(folder / "adapter_model.safetensors")
-    except (OSError, SafetensorError) as error:
-        raise DataError(f"adapter.load: {folder}/adapter_model.safetensors cannot be read: {error}") from error
-    from peft import set_peft_model_state_dict
-
+        saved = read_adapter(folder)
+    except DataError as error:
+        raise DataError(f"adapter.load: {error}") from error
+    if saved.base is not None and saved.base != base_digest(model):
+        text = f"adapter.load: {folder} was trained beside another base (sha256 {saved.base[:12]}…)"
+        raise DataError(f"{text} than this model ({base_digest(model)[:12]}…); load the model it belongs to")
     own = {f.name: f for f in adapter_of(model).factors}
     for name, factor in own.items():
-        for side, mine in (("A", factor.a), ("B", factor.b)):
-            given = tensors.get(f"base_model.model.{name}.lora_{side}.weight")
+        pair = saved.delta.get(name)
+        for side in "ab":
+            given, mine = getattr(pair, side, None), getattr(factor, side)
             if given is None or given.shape != mine.shape:
                 shape = "nothing" if given is None else f"{tuple(given.shape)}"
-                text = f"adapter.load: {folder} has {shape} for factor {side} of {name}, not {tuple(mine.shape)}"
+                text = (
+                    f"adapter.load: {folder} has {shape} for factor {side.upper()} of {name}, not {tuple(mine.shape)}"
+                )
                 raise DataError(f"{text}; adapter.rank ({settings.rank}) and targets must be those it was saved with")
-    if len(tensors) != 2 * len(own):
+    if len(saved.delta) != len(own):
         raise DataError(f"adapter.load: {folder} has factors for targets that this run has not; set adapter.targets")
-    _check_scaling(folder, about, {factor.scaling for factor in own.values()})
-    set_peft_model_state_dict(model.net, tensors)
-
-
-def _check_kind(folder: Path, about: Mapping[str, Any]) -> None:
-    """Refuse an adapter that is more than pairs of factors beside an untouched base: B = 0 would not give that back."""
-    init, bias = about.get("init_lora_weights"), about.get("bias", "none")
-    taken = isinstance(init, str) and init.lower().startswith(_OF_THE_BASE)
-    kept = "train it anew, or convert it by PEFT's save_pretrained(path_initial_model_for_weight_conversion=...)"
-    reasons = (
-        (taken, f"init_lora_weights {printable(init, 40)} took its factors out of the base's weights", kept),
-        (about.get("use_dora"), "use_dora gives the base's rows other norms", "train it without"),
-        (about.get("kasa_config"), "kasa_config cut the base's smallest singular values off", "train it without"),
-        (bias != "none", f"bias {printable(bias, 40)} trained biases too", "train it with bias: none"),
-        (about.get("lora_bias"), "lora_bias adds what is in neither factor", "train it without"),
-        (about.get("modules_to_save"), "modules_to_save replaced parts of the base", "train it without"),
-    )
-    for wrong, reason, way_out in reasons:
-        if wrong:
-            text = f"adapter.load: {folder} is no plain LoRA: {reason}, so zeroing B would not restore the base"
-            raise DataError(f"{text}; {way_out}")
-
-
-def _check_scaling(folder: Path, about: Mapping[str, Any], ours: set[float]) -> None:
-    """Refuse an adapter whose factors would speak louder or softer here than where they were trained."""
-    try:
-        r, alpha = float(about["r"]), float(about["lora_alpha"])
-        saved = alpha / (math.sqrt(r) if about.get("use_rslora") else r)
-    except (TypeError, KeyError, ValueError, ZeroDivisionError) as error:
-        text = f"adapter.load: {folder}/adapter_config.json does not describe a LoRA adapter"
-        raise DataError(f"{text}: r and lora_alpha must be numbers") from error
-    if any(not math.isclose(saved, scaling, rel_tol=1e-6) for scaling in ours):
-        text = f"adapter.load: {folder} was saved with a scaling of {saved:g}, and this run's is {max(ours):g}"
-        raise DataError(f"{text}; set adapter.alpha and scaling as they were (lora_alpha {alpha:g}, r {r:g})")
+    for name, factor in own.items():  # of another scaling, factors would speak louder or softer than where they learned
+        pair = saved.delta[name]
+        if not math.isclose(pair.scaling, factor.scaling, rel_tol=1e-6):
+            text = f"adapter.load: {folder} was saved with a scaling of {pair.scaling:g} at {name}"
+            raise DataError(f"{text}, and this run's is {factor.scaling:g}; set adapter.alpha and scaling as they were")
+    with torch.no_grad():
+        for name, factor in own.items():
+            factor.a.copy_(saved.delta[name].a)
+            factor.b.copy_(saved.delta[name].b)
 
 
 def wrong(path: str, text: str) -> SpecError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Callable
@@ -200,7 +201,9 @@ def test_a_saved_folder_loads_in_peft_beside_the_unmodified_base(
     assert (task.evaluate(theirs, "val").loss_sum == task.evaluate(module, "val").loss_sum).all()
     names = sorted(path.name for path in folder.iterdir())
     assert names == ["adapter_config.json", "adapter_model.safetensors", "ctr.json"]
-    assert json.loads((folder / "ctr.json").read_text()) == {"phase": "A", "base": base_digest(module)}
+    tensors = hashlib.sha256((folder / "adapter_model.safetensors").read_bytes()).hexdigest()
+    about = json.loads((folder / "ctr.json").read_text())
+    assert about == {"phase": "A", "base": base_digest(module), "sha256": tensors}
     assert str(tmp_path) not in (folder / "adapter_config.json").read_text()
 
 
@@ -223,7 +226,11 @@ def test_a_saved_adapter_comes_back_to_the_bit(model: dict[str, Any], saved: Any
         ),
         ({}, {"targets": "all_linear"}, r"has nothing for factor A of model.layers.0.mlp.gate_proj, not \(3, 16\)"),
         ({}, {"targets": ("q_proj",)}, r"has factors for targets that this run has not; set adapter.targets"),
-        ({}, {"alpha": 8}, r"was saved with a scaling of 3, and this run's is 2.66667; set adapter.alpha and scaling"),
+        (
+            {},
+            {"alpha": 8},
+            r"was saved with a scaling of 3 at model.layers.0.self_attn.q_proj, and this run's is 2.66667; set",
+        ),
         ({}, {"load": "/nowhere"}, r"/nowhere holds no adapter_config.json; give the folder of a saved adapter"),
     ],
 )
@@ -240,6 +247,10 @@ def test_a_damaged_adapter_is_refused(content: bytes | None, saved: Any, tmp_pat
     _, _, folder = saved(QWEN2)
     file = folder / "adapter_model.safetensors"
     file.unlink() if content is None else file.write_bytes(content)
+    text = "cannot be read" if content is None else "does not match the sha256 that ctr.json has of it; it was damaged"
+    with pytest.raises(DataError, match=f"adapter.load: .*adapter_model.safetensors:? {text}"):
+        build(make(tmp_path), QWEN2, {**LORA, "load": str(folder)})
+    (folder / "ctr.json").unlink()  # one that PEFT saved has none
     with pytest.raises(DataError, match="adapter.load: .*adapter_model.safetensors cannot be read"):
         build(make(tmp_path), QWEN2, {**LORA, "load": str(folder)})
 
