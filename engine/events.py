@@ -27,22 +27,6 @@ class Log(Protocol):
 
 
 @dataclass
-class Position:
-    """Where a run stands, between two updates. `stage` is what comes next.
-
-    `start` reset and first evaluation · `phase` begin it · `train` its epochs · `evaluate` the epoch just trained ·
-    `run` the closing moment · `done`.
-    """
-
-    stage: str = "start"
-    phase: int = 0
-    epoch: int = 0
-    micro: int = 0
-    step: int = 0
-    bounded: int = 0  # the step at which the last boundary of kind `steps` fired
-
-
-@dataclass
 class Event:
     """Where in the run a hook is called: phase, epoch within the phase, and the updates done so far."""
 

@@ -18,9 +18,10 @@ from torch.nn.utils import clip_grad_norm_
 
 from .combine import Rates, resolve_epoch, resolve_lr, resolve_reset, resolve_terms, same
 from .errors import GuardError
-from .events import Boundary, Epoch, Forward, Position, Step
+from .events import Boundary, Epoch, Forward, Step
 from .hooks import Silence
 from .optim import bare_step, direction
+from .position import Position
 from .seeding import mix, stream
 from .task import Batch, Evaluation, Needs, Phase, Task
 

@@ -42,6 +42,7 @@ class Reopened:
     snapshots: Mapping[str, Mapping[str, Mapping[str, torch.Tensor]]]
     matrix: Matrix | None
     evaluate: Mapping[str, Evaluator]
+    device: torch.device
     step: int
 
 
@@ -85,7 +86,7 @@ def reopen(folder: Path) -> Reopened:
     }
     return Reopened(
         run, spec, built.module, built.tasks, built.adapter if last.phase.adapts else None, snapshots, matrix,
-        evaluators, loaded.step,
+        evaluators, built.device, loaded.step,
     )  # fmt: skip
 
 

@@ -13,11 +13,11 @@ from torch import Tensor
 
 from .build import build, settle_exactness
 from .errors import UsageError
-from .events import Position
 from .host import Registry
 from .increments import Increments
 from .keeper import Keeper
 from .kernel import Kernel
+from .position import Position
 from .tasks import document_scoring
 from .tasks.document_stream import DocumentStream
 from .tasks.ledger import Ledger

@@ -73,7 +73,7 @@ def test_plugins_do_not_import_each_other() -> None:
 
 
 def test_the_kernel_imports_no_service() -> None:
-    allowed = {"combine", "events", "seeding", "task", "optim", "hooks", "errors"}
+    allowed = {"combine", "events", "position", "seeding", "task", "optim", "hooks", "errors"}
     for name in ("kernel", "hooks", "events", "combine"):
         own = {m.split(".")[2] for _, m in imports(ROOT / "engine" / f"{name}.py") if m.startswith("ctr.engine.")}
         assert own - {"probe", "matrix"} <= allowed, name  # probe and matrix: types of what a hook is given

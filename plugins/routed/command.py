@@ -92,12 +92,10 @@ def try_routes(run: Path, settings: dict[str, Any]) -> dict[str, Any]:
     except ValidationError as error:
         told = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
         raise UsageError(printable(told, 500)) from error
-    from ctr.engine.reopen import reopen
-
+    from .finished import open_run
     from .methods import record
-    from .reopened import comparison
 
-    compared = comparison(reopen(run), config)
+    compared = open_run(run).compared(config)
     layout = compared.snapshots.layout
     results = [compared.sequential(), *(compared.run(name, one) for name, one in config.methods.items())]
     return {

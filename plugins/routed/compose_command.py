@@ -90,7 +90,7 @@ def write_composition(
 
 
 def _scores(found: FinishedRun, composition: Composition) -> dict[str, Evaluation]:
-    return {name: evaluate([composition], "val")[0] for name, evaluate in found.evaluators().items()}
+    return {name: evaluate([composition], "val")[0] for name, evaluate in found.evaluate.items()}
 
 
 @contextmanager
@@ -119,7 +119,7 @@ def _beside(found: FinishedRun, pairs: Delta, stage: Path) -> Any:
     with catch_warnings():
         simplefilter("ignore")  # PEFT's own, on transformers' renamed properties
         net: Any = found.model.net.unload()
-        peft = PeftModel.from_pretrained(net, str(stage), torch_device=str(found.device))
+        peft = PeftModel.from_pretrained(net, str(stage), torch_device=str(found.about.device))
         return LanguageModel(net, found.model.tokenizer, peft)
 
 
@@ -150,7 +150,7 @@ def _note(
 
     return {
         "run": found.path.resolve().name,
-        "step": found.step,
+        "step": found.about.step,
         "route": str(route),
         "space": space,
         "rank": rank,
@@ -186,7 +186,7 @@ def _compared(found: FinishedRun, kept: Mapping[str, Evaluation], model: Any) ->
     """Return by task the largest difference of an item's loss per unit; raises `VerificationError` beyond tolerance."""
     import numpy as np
 
-    again = found.scores(model.to(found.device))
+    again = found.scores(model.to(found.about.device))
     allowed = TOLERANCE["bfloat16" if found.model.coarse else "float32"]
     off = {}
     for name, before in kept.items():

@@ -1,4 +1,4 @@
-"""A run that is over, opened again: its model as its newest checkpoint has it, its tasks, and its phases' adapters."""
+"""A finished run opened again for its phases' adapters, each held against the folder that others may load."""
 
 from __future__ import annotations
 
@@ -9,23 +9,20 @@ from typing import Any
 
 import torch
 
-from ctr.engine import resume
 from ctr.engine.adapter_files import SavedAdapter, check_same_base, read_adapter
 from ctr.engine.adapters import Adapter
-from ctr.engine.build import build
-from ctr.engine.checkpoint import CheckpointStore, join_state
-from ctr.engine.compositions import StandIn
 from ctr.engine.errors import DataError, UsageError, VerificationError
-from ctr.engine.host import discover
 from ctr.engine.probe import Evaluator
-from ctr.engine.rundir import RunDir
-from ctr.engine.spec import RunSpec
+from ctr.engine.reopen import Reopened, reopen
 from ctr.engine.task import Evaluation
 from ctr.engine.tasks.language_models import LanguageModel
 from ctr.engine.tasks.lora import base_digest
 from ctr.engine.text import printable
-from ctr.engine.yaml_reader import read
 
+from .methods import Comparison
+from .plugin import Routed
+from .scoring import Scorer
+from .settings import RoutedConfig
 from .snapshots import Snapshots
 
 
@@ -33,27 +30,24 @@ from .snapshots import Snapshots
 class FinishedRun:
     """What compositions of a run's adapters need. `base` is the sha256 of the model's weights without them.
 
-    `saved` holds the folders of the phases' adapters, each verified against the checkpoint; `tasks` are all those of
-    the run that can be scored again, in its order.
+    `saved` holds the folders of the phases' adapters, each verified against the checkpoint.
     """
 
-    path: Path
-    step: int
+    about: Reopened
     model: LanguageModel
     adapter: Adapter
-    tasks: Mapping[str, Any]
-    device: torch.device
     base: str
     snapshots: Snapshots
     saved: Mapping[str, SavedAdapter]
 
-    def evaluators(self) -> dict[str, Evaluator]:
-        """Return by task what scores compositions beside the base."""
-        stand = StandIn(self.model, self.adapter)
-        found: dict[str, Evaluator] = {}
-        for name, task in self.tasks.items():
-            found[name] = Evaluator(task, self.model, "epoch", None, stand, found)
-        return found
+    @property
+    def path(self) -> Path:
+        return self.about.run.path
+
+    @property
+    def evaluate(self) -> Mapping[str, Evaluator]:
+        """What scores compositions beside the base, by task; a task that is scored once has none."""
+        return {name: self.about.evaluate[name] for name in self._tasks()}
 
     def check_base(self, phases: Sequence[str]) -> None:
         """Raise `DataError` where phases adapted to another base than another of them did, or than the run ended with.
@@ -71,7 +65,19 @@ class FinishedRun:
 
     def scores(self, model: Any) -> dict[str, Evaluation]:
         """Return by task the validation scores of another model, on the items that routes are scored on."""
-        return {name: task.evaluate(model, "val") for name, task in self.tasks.items()}
+        return {name: task.evaluate(model, "val") for name, task in self._tasks().items()}
+
+    def compared(self, config: RoutedConfig) -> Comparison:
+        """Return the methods of some settings on the run; raises `UsageError` where they cannot act in it."""
+        problem = Routed.misfit(config, self.about.spec, self.adapter)
+        if problem is not None:
+            raise UsageError(problem)
+        self.check_base(self.snapshots.phases)
+        trained = {phase.name: phase.task for phase in self.about.spec.phases if phase.name in self.snapshots.phases}
+        return Comparison(config, Scorer(self.evaluate, self.snapshots, trained, config.split))
+
+    def _tasks(self) -> dict[str, Any]:
+        return {name: task for name, task in self.about.tasks.items() if not getattr(task, "scored_once", False)}
 
 
 def open_run(path: Path) -> FinishedRun:
@@ -80,29 +86,18 @@ def open_run(path: Path) -> FinishedRun:
     Raises `UsageError` for a folder that is no such run, `DataError` where its checkpoint, an adapter or its data
     cannot be read, `VerificationError` where a phase's folder does not hold the adapter that the checkpoint has.
     """
-    folder = RunDir(path)
-    if not folder.spec.is_file():
-        raise UsageError(f"{printable(path)}: is no folder of a run; it holds no spec.yaml")
-    spec = RunSpec.from_document(read(folder.spec))
-    if spec.adapter is None or getattr(spec.adapter, "kind", None) != "lora":
-        raise UsageError(f"{printable(path)}: this run has no adapter: {{kind: lora}} that its phases could train")
-    loaded = CheckpointStore(path).newest()
-    if loaded is None:
-        raise DataError(f"{printable(path)}: has no checkpoint that could be read, so there is no model to adapt")
-    built = build(spec.model_copy(update={"plugins": {}}), path, discover(), {})
-    if not isinstance(built.module, LanguageModel) or built.adapter is None:
-        raise UsageError(f"{printable(path)}: its model is no language model, so PEFT could not load an adapter of it")
-    built.module.load_state_dict(resume.module_tensors(loaded.tensors), strict=False)
-    held = {n.removeprefix("state/"): t for n, t in loaded.tensors.items() if n.startswith("state/")}
-    kept = join_state(loaded.record["state"], held).get("snapshots", {})
-    if not kept:
-        text = f"{printable(path)}: its checkpoint holds the adapter of no phase"
-        raise DataError(f"{text}: none ended yet, an adapter was folded into the base, or an earlier ctr wrote it")
-    snapshots = Snapshots.of(kept, built.adapter.factors)
+    about, shown = reopen(path), printable(path, 200)
+    adapter, model = about.adapter, about.module
+    if adapter is None or not adapter.one:
+        raise UsageError(f"{shown}: its last phase trains no adapter: {{kind: lora}} that could be composed")
+    if not isinstance(model, LanguageModel):
+        raise UsageError(f"{shown}: its model is no language model, so PEFT could not load an adapter of it")
+    if not about.snapshots:
+        text = f"{shown}: its checkpoint holds the adapter of no phase"
+        raise UsageError(f"{text}: it was folded into the base, or an earlier ctr wrote it; train the run again")
+    snapshots = Snapshots.of(about.snapshots, adapter.factors)
     saved = {phase: _saved(path, phase, snapshots) for phase in snapshots.phases}
-    base = base_digest(built.module)
-    tasks = {name: task for name, task in built.tasks.items() if not getattr(task, "scored_once", False)}
-    return FinishedRun(path, loaded.step, built.module, built.adapter, tasks, built.device, base, snapshots, saved)
+    return FinishedRun(about, model, adapter, base_digest(model), snapshots, saved)
 
 
 def _saved(path: Path, phase: str, snapshots: Snapshots) -> SavedAdapter:

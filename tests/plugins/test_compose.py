@@ -108,7 +108,7 @@ def test_what_is_written_scores_as_the_route(
 
 def test_a_run_is_opened_as_it_ended_and_scores_depend_on_route_and_space(run: Path, opened: FinishedRun) -> None:
     """So agreement of a folder's scores with its route's says something."""
-    evaluate = opened.evaluators()["C"]
+    evaluate = opened.evaluate["C"]
     recorded = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
     (wanted,) = [r for r in recorded if r["event"] == "evaluation" and (r["split"], r["weights"]) == ("val", "last")]
     routes = [("A+B+C", "effective"), ("A", "factor"), ("A+3C", "factor"), ("A+3C", "effective")]
