@@ -90,7 +90,7 @@ class Comparison:
         """Try every combination; with constraints as the source's calibration does, else by the objective alone."""
         routes = list(search.grid(self._start(method.start), method.weights))
         losses = [self.scorer.losses(route, space, "selection") for route in routes]
-        values = [self.selection.value(one) for one in losses]
+        values = [float("-inf") if (value := self.selection.value(one)) != value else value for one in losses]
         constrained = method.keep_learning is not None or method.tolerance is not None
         passing = [
             i for i, one in enumerate(losses) if self.selection.passes(one, method.keep_learning, method.tolerance)

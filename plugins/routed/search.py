@@ -75,7 +75,7 @@ def descend(
     A scale wins that is strictly better, the first of equals. `rise` is told before each coordinate from which block
     on the candidates differ from the current route, and that a new pass begins by height 0.
     """
-    current, best = start, score(start)
+    current, best = start, _number(score(start))
     for number in range(passes):
         moved = False
         rise(current, 0)
@@ -85,7 +85,7 @@ def descend(
             for scale in scales:
                 if scale != weight_at(current, at):
                     tried = current.with_weight(at.phase, at.group, scale)
-                    value = score(tried)
+                    value = _number(score(tried))
                     if value > best:
                         best, chosen = value, tried
             if chosen is not None:
@@ -93,6 +93,11 @@ def descend(
         if not moved:
             return Found(current, best, number + 1)
     return Found(current, best, passes)
+
+
+def _number(value: float) -> float:
+    """Return a score by which others can be better: one that is undefined is worse than any."""
+    return -math.inf if math.isnan(value) else value
 
 
 def ascend(
@@ -117,10 +122,13 @@ def ascend(
         for at, weight in zip(moves, weights, strict=True):
             route = route.with_weight(at.phase, at.group, round(weight, 4))
         value, slopes = pull(route)
+        value = _number(value)
         if best is None or value > best.value:
             best = Found(route, value, step + 1)
         size = rate * 0.5 * (1 + math.cos(math.pi * step / steps))
         for i, slope in enumerate(slopes):
+            if not math.isfinite(slope):
+                continue
             first[i] = 0.8 * first[i] + 0.2 * slope
             second[i] = 0.95 * second[i] + 0.05 * slope * slope
             mean, square = first[i] / (1 - 0.8 ** (step + 1)), second[i] / (1 - 0.95 ** (step + 1))

@@ -29,13 +29,13 @@ TASK = "  A: {kind: causal_lm, max_length: 48, data: {source: text, path: FOLDER
 SHORT = {"epochs: 2": "epochs: 1"}
 
 
-def trained(folder: Path, *phases: str, replaced: dict[str, str] | None = None) -> Path:
+def trained(folder: Path, *phases: str, replaced: dict[str, str] | None = None, rows: int = 40) -> Path:
     """Train a base, then an adapter through phases A, B, …, and return the run's folder."""
-    for i, letter in enumerate("bc"):
-        write_rows(folder / f"{letter}.txt", seed=5 + i)
     tasks = "".join(TASK.replace("A:", f"{t}:").replace("a.txt", f"{t.lower()}.txt") for t in "ABC"[: len(phases)])
     listed = "".join(f"  - {{{phase}}}\n" for phase in phases)
     path = study(folder, {TASK: tasks, "  - {task: A}\n": listed, **SHORT, **(replaced or {})})
+    for i, letter in enumerate("abc"):
+        write_rows(folder / f"{letter}.txt", rows, seed=4 + i)
     run = folder / "runs" / "spoken" / "baseline-s1"
     outcome = train(path, run)
     assert outcome.status == "finished", outcome.error
@@ -114,7 +114,7 @@ def test_a_run_is_opened_as_it_ended_and_scores_depend_on_route_and_space(run: P
     routes = [("A+B+C", "effective"), ("A", "factor"), ("A+3C", "factor"), ("A+3C", "effective")]
     asked = [opened.snapshots.compose(parse(route), space) for route, space in routes]  # type: ignore[arg-type]
     own, last, *others = (one.mean() for one in evaluate([{}, *asked], "val"))
-    assert own == pytest.approx(wanted["values"]["loss"], abs=1e-12) and opened.step == 12
+    assert own == pytest.approx(wanted["values"]["loss"], abs=1e-12) and opened.about.step == 12
     assert last == own and len({own, *others}) == 4
 
 
@@ -156,13 +156,13 @@ def test_no_run_and_an_out_that_exists_are_refused(run: Path, copy: Path, tmp_pa
 def test_a_run_without_adapters_is_refused(tmp_path: Path) -> None:
     plain = {"adapter: {kind: lora, rank: 2, alpha: 4, dropout: 0.1}\n": ""}
     run = trained(tmp_path, "task: A, trains: all", replaced=plain)
-    with pytest.raises(UsageError, match=r"this run has no adapter: \{kind: lora\} that its phases could train"):
+    with pytest.raises(UsageError, match=r"its last phase trains no adapter: \{kind: lora\} that could be composed"):
         write_composition(run, "A", tmp_path / "out")
 
 
 def test_phases_that_began_afresh_add_up_in_effective_space_alone(tmp_path: Path) -> None:
     run = trained(tmp_path, "task: A", "task: B")
-    with pytest.raises(UsageError, match="--route: .*a phase began with a fresh one; use space: effective"):
+    with pytest.raises(UsageError, match="--route: .*a phase begins with a fresh one; use space: effective"):
         write_composition(run, "A+B", tmp_path / "out", "factor")
     write_composition(run, "A+B", tmp_path / "out")
     parts = [read_adapter(run / "adapters" / phase).delta for phase in "AB"]
