@@ -40,7 +40,7 @@ def _plane(axis: Axes, rows: Sequence[Mapping[str, Any]], gains: Sequence[Mappin
         x, y = np.array(points).T
         axis.scatter(x, y, s=9, color=FAINT, alpha=0.55, linewidths=0, zorder=1)
     by_method: dict[str, dict[str, Mapping[str, Any]]] = {}
-    for row in gains:
+    for row in (row for row in gains if row["against"] == "sequential"):
         by_method.setdefault(row["method"], {})[row["quantity"]] = row
     axis.axhline(0, color=FAINT, linewidth=1)
     axis.axvline(1, color=FAINT, linewidth=1)

@@ -6,6 +6,7 @@ and weights), whoever writes them. Both sides of a difference come from one run,
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -16,7 +17,8 @@ from .report_tables import NONE, Table, interval, p_value, plain
 from .report_transfer import spread
 
 NOTE = (
-    "Held against the run's own last state at equal seed, on items by which nothing was chosen; positive is better. "
+    "Held against the run's own last state, or a given route, at equal seed, on items by which nothing was chosen; "
+    "positive is better. "
     "Gain of a task: how much lower its loss is. Objective: what was chosen by. Learning kept: the share of the last "
     "phase's learning that is left, minus 1. Holm runs over the methods of a row's quantity, arm and point."
 )
@@ -29,6 +31,7 @@ PROMPTS = (
     "was chosen is the best of the candidates; gaps are losses of the rest, a mean over tasks and runs."
 )
 ALONE = "Mean loss on the items reported, over runs, with one phase's adapter alone beside the base."
+AGAINST = {"sequential": "last state"}
 COSTS, GAPS = ("candidates", "passes", "seconds"), ("oracle_gap", "uniform_gap", "fixed_gap")
 
 
@@ -75,30 +78,35 @@ def _names(found: Mapping[int, Held]) -> list[str]:
 
 
 def _gains(cell: tuple[str, str], found: Mapping[int, Held]) -> Iterator[dict[str, Any]]:
-    """Yield each method's gain of each task, its objective and the learning it keeps, over the seeds of an arm."""
+    """Yield each method's gain of each task, its objective and the learning it keeps, over the seeds of an arm.
+
+    All against the run's own last state, then against the first given route, where there is one.
+    """
     of = {
         name: {seed: methods[name] for seed, (_, methods) in found.items() if name in methods} for name in _names(found)
     }
-    tasks = list(
-        dict.fromkeys(task for rows in of.values() for row in rows.values() for task in mapping(row.get("gains")))
-    )
-    quantities = [*(f"gain of {task}" for task in tasks), "objective", "learning kept"]
-    for quantity in quantities:
-        pairs = {}
-        for name, rows in of.items():
-            values = {seed: _value(row, quantity) for seed, row in rows.items()}
-            if any(value is not None for value in values.values()):
-                own = {seed: _own(found[seed][1], quantity) for seed in values}
-                pairs[name] = {seed: (value, own[seed]) for seed, value in values.items()}
-        results = [stats.paired(one, "higher", (name, "sequential")) for name, one in pairs.items()]
-        for name, result in zip(pairs, stats.judge(results), strict=True):
-            about = {"arm": cell[0], "point": cell[1], "method": name, "quantity": quantity}
-            yield {**about, **result.as_dict()}
+    tasks = dict.fromkeys(task for rows in of.values() for row in rows.values() for task in mapping(row.get("gains")))
+    given = next((name for name, rows in of.items() if all(row.get("kind") == "route" for row in rows.values())), None)
+    for against in ("sequential", *([given] if given else [])):
+        for quantity in (*(f"gain of {task}" for task in tasks), "objective", "learning kept"):
+            pairs = {}
+            for name, rows in of.items():
+                values = {
+                    seed: (_value(row, quantity), _own(found[seed][1], against, quantity)) for seed, row in rows.items()
+                }
+                if name != against and any(value is not None for value, _ in values.values()):
+                    pairs[name] = values
+            results = [stats.paired(one, "higher", (name, against)) for name, one in pairs.items()]
+            for name, result in zip(pairs, stats.judge(results), strict=True):
+                about = {"arm": cell[0], "point": cell[1], "method": name, "against": against, "quantity": quantity}
+                yield {**about, **result.as_dict()}
 
 
-def _own(methods: Mapping[str, Mapping[str, Any]], quantity: str) -> float | None:
-    """Return a quantity of the run's own last state: 0, but for an objective that is a reading."""
-    return _value(mapping(methods.get("sequential")), quantity) if quantity == "objective" else 0.0
+def _own(methods: Mapping[str, Mapping[str, Any]], against: str, quantity: str) -> float | None:
+    """Return a quantity of what a method is held against; of the run's own last state 0, but for an objective."""
+    if against == "sequential" and quantity != "objective":
+        return 0.0
+    return _value(mapping(methods.get(against)), quantity)
 
 
 def _value(row: Mapping[str, Any], quantity: str) -> float | None:
@@ -114,19 +122,32 @@ def _methods(cell: tuple[str, str], found: Mapping[int, Held]) -> Iterator[dict[
     for name in _names(found):
         rows = [methods[name] for _, methods in found.values() if name in methods]
         told = Counter(text(row.get("route")) for row in rows if row.get("route") is not None)
-        weights: dict[str, dict[str, list[float]]] = {}
-        for row in rows:
-            for phase, groups in mapping(row.get("weights")).items():
-                for group, weight in mapping(groups).items():
-                    if (value := number(weight)) is not None:
-                        weights.setdefault(phase, {}).setdefault(group, []).append(value)
         yield {
             "arm": cell[0], "point": cell[1], "method": name, "kind": text(rows[0].get("kind")),
             "space": text(rows[0].get("space")), "n": len(rows), "chosen": told.most_common(),
             **{key: spread([number(row.get(key)) for row in rows])["mean"] for key in COSTS},
-            "weights": {p: {g: sum(v) / len(v) for g, v in groups.items()} for p, groups in weights.items()},
+            "weights": _weights(rows),
             "tried": [_tried(row) for row in rows if row.get("tried")],
         }  # fmt: skip
+
+
+def _weights(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+    """Return the mean weight of each group of each phase; a group that a run's route does not name has the phase's."""
+    every = [{p: mapping(groups) for p, groups in mapping(row.get("weights")).items()} for row in rows]
+    found: dict[str, dict[str, float]] = {}
+    for phase in dict.fromkeys(phase for one in every for phase in one):
+        groups = sorted({group for one in every for group in one.get(phase, {})}, key=_natural)
+        found[phase] = {}
+        for group in groups:
+            own = [one.get(phase, {}) for one in every]
+            values = [number(of.get(group, of.get("", 0.0))) or 0.0 for of in own]
+            found[phase][group] = sum(values) / len(values)
+    return found
+
+
+def _natural(name: str) -> list[Any]:
+    """Order names by the numbers in them, as blocks are counted."""
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
 
 
 def _tried(row: Mapping[str, Any]) -> list[list[Any]]:
@@ -170,17 +191,22 @@ def _arm(row: Mapping[str, Any]) -> str:
     return f"{row['arm']} at {row['point']}" if row["point"] else str(row["arm"])
 
 
+def _pair(row: Mapping[str, Any]) -> str:
+    return f"{row['method']} − {AGAINST.get(row['against'], row['against'])}"
+
+
 def _gain_table(report: Mapping[str, Any]) -> Table:
     order = {name: i for i, name in enumerate(dict.fromkeys(row["method"] for row in report["routes"]))}
     rows = [
         [
-            _arm(r), r["method"], r["quantity"], r["verdict"], plain(r["mean"], "+"), interval(r["interval"]),
+            _arm(r), _pair(r), r["quantity"], r["verdict"], plain(r["mean"], "+"), interval(r["interval"]),
             str(r["n"]), p_value(r["t_p"]), p_value(r["holm_p"]), f"{r['wins']}/{r['ties']}/{r['losses']}",
         ]
-        for r in sorted(report["route_gains"], key=lambda r: (r["arm"], r["point"], order.get(r["method"], 0)))
+        for r in sorted(report["route_gains"], key=lambda r: (r["arm"], r["point"], r["against"] != "sequential",
+                                                              order.get(r["method"], 0)))
     ]  # fmt: skip
     head = ["arm", "method", "of", "verdict", "mean", "95 % t interval", "n", "p (t)", "p (Holm)", "won/tied/lost"]
-    return Table("Routes against the last state", NOTE, head, rows, 4)
+    return Table("Differences of routes", NOTE, head, rows, 4)
 
 
 def _route_table(report: Mapping[str, Any]) -> Table:
@@ -229,7 +255,7 @@ def sentences(report: Mapping[str, Any]) -> list[str]:
     """Return a line for each method of each arm, for a terminal: gains of tasks, and what is kept of the last one."""
     lines = []
     rows: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
-    for row in report["route_gains"]:
+    for row in (row for row in report["route_gains"] if row["against"] == "sequential"):
         rows.setdefault((_arm(row), row["method"]), []).append(row)
     for (arm, method), found in rows.items():
         parts = [_said(row) for row in found if row["quantity"].startswith("gain of ")]
@@ -251,7 +277,7 @@ def groups_of(weights: Mapping[str, Mapping[str, float]]) -> list[str]:
 
 def heat(row: Mapping[str, Any]) -> tuple[list[str], list[str], list[list[float]]]:
     """Return phases, groups and the mean weight of each group in each phase, for a method that parts groups."""
-    groups, phases = groups_of(row["weights"]), list(row["weights"])
+    groups, phases = sorted(groups_of(row["weights"]), key=_natural), list(row["weights"])
     cells = [[of.get(group, of.get("", 0.0)) for group in groups] for of in row["weights"].values()]
     return phases, groups, cells
 

@@ -253,12 +253,13 @@ def test_the_panel_and_the_report_tell_of_routes(run: Path) -> None:
     table = made[0].body
     assert isinstance(table, panels.Table) and [row[0] for row in table.rows] == NAMES
     report = build_report(run.parent)
-    gains = {(row["method"], row["quantity"]): row for row in report["route_gains"]}
+    gains = {(r["method"], r["quantity"]): r for r in report["route_gains"] if r["against"] == "sequential"}
     assert gains["fixed", "gain of A"]["n"] == 1 and ("by_prompt", "learning kept") not in gains
     assert {row["method"] for row in report["routes"]} == set(NAMES[1:])
+    assert {row["method"] for row in report["route_gains"] if row["against"] == "fixed"} == set(NAMES[2:])
     assert report["route_prompts"][0]["chance"] == pytest.approx(1 / 3)
     text = (run.parent / "report.md").read_text()
-    assert "## Routes against the last state" in text and "## Adapters by tasks" in text
+    assert "## Differences of routes" in text and "## Adapters by tasks" in text
     assert any(figure["kind"] == "routes" for figure in report["figures"])
     assert (run.parent / "figures" / "routes-0.png").read_bytes()[:4] == b"\x89PNG"
 
