@@ -22,6 +22,7 @@ _NAME = r"[A-Za-z_][\w.-]*"
 _TERM = re.compile(
     rf"(?:(?P<weight>{_NUMBER})(?:\*(?P<starred>[\w.-]+))?)?(?P<phase>{_NAME})?(?:\[(?P<groups>[^\[\]]*)\])?\Z"
 )
+_UNENDED = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)[eE]")  # a number whose exponent's sign comes next
 _PLAIN = re.compile(r"[A-DF-Za-df-z_]")  # `2e3` is a number, so a phase called e3 is written after a star
 _BLOCK = re.compile(r"block\.(\d{1,6})\Z")
 _INDEX = re.compile(r"\.(\d+)\.")  # the first number in a module's name counts its blocks: `.layers.3.`, `.h.3.`
@@ -209,8 +210,7 @@ def _parts(text: str) -> list[str]:
     parts, depth, start = [], 0, 0
     for at, sign in enumerate(text):
         depth += (sign == "[") - (sign == "]")
-        exponent = at > 1 and text[at - 1] in "eE" and (text[at - 2].isdigit() or text[at - 2] == ".")
-        if sign == "+" and depth == 0 and at > start and not exponent:
+        if sign == "+" and depth == 0 and at > start and not _UNENDED.fullmatch(text, start, at):
             parts.append(text[start:at])
             start = at + 1
     return [*parts, text[start:]]
