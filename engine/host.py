@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pluggy
 
 from .answers import CHECKS, Refused, terms_of
+from .api import api_problem
 from .errors import CtrError, GuardError, Interrupted, PluginError, SpecError, StorageError, guess
 from .hooks import PROJECT, EpochAdvice, Hooks, LossTerm, LrAdvice, Reset, hookimpl
 from .task import metrics_problem, task_problem
@@ -111,6 +112,8 @@ def plugin_problem(plugin: Any) -> str | None:
     """Say why a class cannot be hosted; None when it can."""
     if not inspect.isclass(plugin):
         return f"the entry point must name a class, not {printable(plugin, 80)}"
+    if problem := api_problem(plugin):
+        return problem
     config = getattr(plugin, "Config", None)
     if not hasattr(config, "model_validate"):
         return "a plugin needs a nested pydantic class Config"
