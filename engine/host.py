@@ -6,7 +6,8 @@ Installed is not active: a study names what runs. Everything here loads without 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
@@ -16,7 +17,7 @@ import pluggy
 
 from .answers import CHECKS, Refused, terms_of
 from .api import api_problem
-from .errors import CtrError, GuardError, Interrupted, PluginError, SpecError, StorageError, guess
+from .errors import CtrError, GuardError, Interrupted, PluginError, StorageError, guess
 from .hooks import PROJECT, EpochAdvice, Hooks, LossTerm, LrAdvice, Reset, hookimpl
 from .task import metrics_problem, task_problem
 from .text import printable, slug_problem
@@ -150,21 +151,30 @@ def implementations(plugin: type) -> dict[str, Sequence[str]]:
         options = manager.parse_hookimpl_opts(plugin, name) if inspect.isroutine(method) else None
         if options is None:
             if name in ARGUMENTS:
-                raise PluginError(f"{here}: {name} bears a hook's name but no @hookimpl marker", hook=name)
+                text = f"{here}: {name} bears a hook's name but no @hookimpl marker{_at(method)}"
+                raise PluginError(text, hook=name)
             continue
         refused = [option for option in REFUSED if options.get(option)]
         if refused:
-            raise PluginError(f"{here}: {name} sets {', '.join(refused)}; answers combine without order", hook=name)
+            text = f"{here}: {name} sets {', '.join(refused)}; answers combine without order{_at(method)}"
+            raise PluginError(text, hook=name)
         if name not in ARGUMENTS:
             text = f"{here}: {name} is no hook; the hooks are {', '.join(ARGUMENTS)}.{guess(name, ARGUMENTS)}"
+            text += _at(method)
             raise PluginError(text, hook=name)
         declared = [p for p in inspect.signature(method).parameters if p != "self"]
         surplus = [p for p in declared if p != ARGUMENTS[name]]
         if surplus:
-            text = f"{here}: {name} asks for {', '.join(surplus)}; this hook gives {ARGUMENTS[name]}"
+            text = f"{here}: {name} asks for {', '.join(surplus)}; this hook gives {ARGUMENTS[name]}{_at(method)}"
             raise PluginError(text, hook=name)
         found[name] = declared
     return found
+
+
+def _at(method: Any) -> str:
+    """Return where a method is written, in brackets; nothing where it is not Python's."""
+    code = getattr(inspect.unwrap(method) if callable(method) else method, "__code__", None)
+    return f" ({printable(code.co_filename, 200)}:{code.co_firstlineno})" if code else ""
 
 
 def vars_of(plugin: type) -> set[str]:
@@ -246,18 +256,20 @@ def _stamped(name: str, hook: str, method: Callable[..., Any], wants: bool) -> C
         except CtrError as error:
             if isinstance(error, PluginError) and error.plugin:
                 raise
-            raise attributed(error, name, hook, event) from error
+            raise attributed(error, name, hook, event, method) from error
         except (Exception, SystemExit) as error:
-            raise attributed(error, name, hook, event) from error
+            raise attributed(error, name, hook, event, method) from error
 
     return NAMED[hook](call)
 
 
-def attributed(error: BaseException, plugin: str, hook: str, event: Any) -> PluginError | SpecError:
-    """Say who raised, in which hook, phase and step, and on which line of the plugin's own code."""
+def attributed(error: BaseException, plugin: str, hook: str, event: Any, method: Any) -> PluginError:
+    """Say who raised, in which hook, phase and step, and on which line of the plugin's own code.
+
+    An answer that is refused has no such line: then it is the one on which the hook's method begins.
+    """
     own = isinstance(error, PluginError | Refused)
-    frames = [] if own else list(_frames(error))
-    line = f" ({frames[-1]})" if frames else ""
+    line = _at(method) if isinstance(error, Refused) else f" ({frame})" if (frame := _frame(error, method)) else ""
     what = (
         printable(error, 500)
         if own
@@ -268,10 +280,15 @@ def attributed(error: BaseException, plugin: str, hook: str, event: Any) -> Plug
     return PluginError(text, plugin=plugin, hook=hook, phase=event.phase, step=event.step)
 
 
-def _frames(error: BaseException) -> Iterator[str]:
-    trace = error.__traceback__
+def _frame(error: BaseException, method: Any) -> str:
+    """Return the last line that an error went through in the folder of the plugin's code, else the last at all."""
+    code = getattr(inspect.unwrap(method), "__code__", None)
+    home = os.path.dirname(code.co_filename) if code else ""
+    trace, own, last = error.__traceback__, "", ""
     while trace is not None:
         code = trace.tb_frame.f_code
         if code.co_filename != __file__:
-            yield f"{printable(code.co_filename, 200)}:{trace.tb_lineno} in {code.co_name}"
+            last = f"{printable(code.co_filename, 200)}:{trace.tb_lineno} in {code.co_name}"
+            own = last if os.path.dirname(code.co_filename) == home else own
         trace = trace.tb_next
+    return own or last
