@@ -68,6 +68,13 @@ def find(group: str) -> list[Found]:
     return [_load(point, names.count(point.name) > 1) for point in points]
 
 
+def claim_problem(name: str, claimed_twice: bool) -> str | None:
+    """Say why nothing can be installed under a name; None when it can."""
+    if problem := slug_problem(name) or _owner_problem(name):
+        return f"its name {problem}"
+    return "two installed distributions claim this name; uninstall one" if claimed_twice else None
+
+
 def _owner_problem(name: str) -> str | None:
     """Say why a name cannot own series, whose keys are `<owner>.<name>`."""
     if "." in name:
@@ -79,11 +86,8 @@ def _load(point: EntryPoint, claimed_twice: bool) -> Found:
     where = point.dist.metadata["Name"] if point.dist else "?"
     version = point.dist.version if point.dist else "?"
     about = (printable(point.name, 80), printable(where, 80), printable(version, 40), printable(point.value, 200))
-    problem = slug_problem(point.name) or _owner_problem(point.name)
-    if problem:
-        return Found(*about, error=f"its name {problem}")
-    if claimed_twice:
-        return Found(*about, error="two installed distributions claim this name; uninstall one")
+    if problem := claim_problem(point.name, claimed_twice):
+        return Found(*about, error=problem)
     try:
         return Found(*about, value=point.load())
     except (KeyboardInterrupt, MemoryError):
