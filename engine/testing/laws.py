@@ -17,9 +17,9 @@ from typing import Any
 import torch
 
 from ctr.engine.checkpoint import join_state, split_state
-from ctr.engine.errors import CtrError
+from ctr.engine.errors import CtrError, PluginError
 from ctr.engine.events_log import read_events
-from ctr.engine.host import plugin_problem
+from ctr.engine.host import implementations, plugin_problem
 from ctr.engine.kernel import Kernel
 from ctr.engine.text import printable
 
@@ -68,6 +68,10 @@ class Law:
 def hosted(subject: Subject, folder: Path) -> str | None:
     """Hold the class against the contract, and the settings of its trial against its Config."""
     kind, trial = subject.kind, subject.trial
+    try:
+        implementations(kind)
+    except PluginError as error:
+        raise Broken(str(error), place_of(getattr(kind, error.hook, kind))) from error
     if problem := plugin_problem(kind):
         raise Broken(problem, place_of(kind))
     for which in ("active", "inert"):
@@ -274,7 +278,7 @@ def no_mutation(subject: Subject, folder: Path) -> None:
         kernels[:] = [subject.run(folder / name, kind=kind)]
         try:
             finish(kernels[0])
-        except CtrError as error:
+        except Exception as error:  # what was changed may be what the run then fails of
             if not found:
                 raise Broken(printable(error, 800), place_of_error(error, subject.owns)) from error
         finally:
@@ -302,15 +306,9 @@ def state_round_trips(subject: Subject, folder: Path) -> str | None:
     """Put the memory of a trained plugin through a checkpoint's format into a fresh one, and ask that one for it."""
     if not hasattr(subject.kind, "state"):
         return "it keeps no memory"
+    _saved(subject, subject.made("active", folder)[0])  # before a run fails of it
     kernel = _trained(subject, folder / "trained")
-    plugin = kernel.host.plugins[subject.name]
-    try:
-        said = plugin.state()
-        tree, tensors = split_state({"plugin": said})
-        held = join_state(json.loads(json.dumps(tree)), {name: t.clone() for name, t in tensors.items()})["plugin"]
-    except (CtrError, TypeError, ValueError) as error:
-        text = f"state() holds what no checkpoint can: {printable(error, 300)}"
-        raise Broken(text, place_of(subject.kind.state)) from error
+    said, held = _saved(subject, kernel.host.plugins[subject.name])
     fresh, _ = subject.made("active", folder)
     try:
         fresh.restore(held)
@@ -322,6 +320,17 @@ def state_round_trips(subject: Subject, folder: Path) -> str | None:
     if lost:
         raise Broken(f"after restore(state()), {lost}", place_of(subject.kind.restore))
     return None
+
+
+def _saved(subject: Subject, plugin: Any) -> tuple[Any, Any]:
+    """Return what a plugin says of its memory, and what a checkpoint gives back of that."""
+    try:
+        said = plugin.state()
+        tree, tensors = split_state({"plugin": said})
+        return said, join_state(json.loads(json.dumps(tree)), {n: t.clone() for n, t in tensors.items()})["plugin"]
+    except Exception as error:
+        at = place_of_error(error, subject.owns) or place_of(subject.kind.state)
+        raise Broken(f"state() holds what no checkpoint can: {printable(error, 300)}", at) from error
 
 
 def _lost(said: Any, again: Any) -> str:
