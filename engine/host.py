@@ -34,6 +34,7 @@ NAMED: Mapping[str, Callable[[Callable[[Any], Any]], Callable[..., Any]]] = {
     "on_epoch_end": lambda call: lambda epoch: call(epoch),
 }
 OWNERS = ("train", "val", "test", "calibration", "clock", "engine")
+DISABLED = "disabled:"  # in the state of the host, where no plugin can be called so
 REFUSED = ("tryfirst", "trylast", "hookwrapper", "wrapper", "optionalhook", "specname")
 
 
@@ -122,6 +123,8 @@ def plugin_problem(plugin: Any) -> str | None:
     config = getattr(plugin, "Config", None)
     if not hasattr(config, "model_validate"):
         return "a plugin needs a nested pydantic class Config"
+    if "on_error" in getattr(config, "model_fields", {}):
+        return "its Config has a setting on_error, which stands beside the settings of any plugin; call it otherwise"
     try:
         hooks = implementations(plugin)
     except PluginError as error:
@@ -194,9 +197,16 @@ class Host:
     adapter_reset: Callable[..., list[tuple[str, Reset]]] | None = None
     on_epoch_end: Callable[..., list[tuple[str, EpochAdvice]]] | None = None
 
-    def __init__(self, plugins: Mapping[str, Any], generators: Mapping[str, Generator], seed: int) -> None:
+    def __init__(
+        self,
+        plugins: Mapping[str, Any],
+        generators: Mapping[str, Generator],
+        seed: int,
+        on_error: Mapping[str, str] | None = None,
+    ) -> None:
         from .seeding import mix, stream
 
+        self.disabled: dict[str, str] = {}  # plugins that failed and were to be left out then, and why
         self.plugins = dict(sorted(plugins.items()))
         self._mix = mix
         self._seeded = [(generators[name].manual_seed, stream(seed, f"plugin:{name}")) for name in self.plugins]
@@ -204,7 +214,7 @@ class Host:
         manager.add_hookspecs(Hooks)
         used: set[str] = set()
         for name in reversed(self.plugins):  # pluggy answers last-registered-first: answers arrive sorted by name
-            shim, hooks = _shim(name, self.plugins[name])
+            shim, hooks = _shim(name, self.plugins[name], self.disabled if name in (on_error or {}) else None)
             manager.register(shim, name)
             used.update(hooks)
         manager.check_pending()
@@ -221,22 +231,29 @@ class Host:
 
     def state(self) -> dict[str, Any]:
         """Return the memory of every plugin that has one."""
-        return {name: plugin.state() for name, plugin in self.plugins.items() if hasattr(plugin, "state")}
+        able = {name: plugin for name, plugin in self.plugins.items() if name not in self.disabled}
+        held = {name: plugin.state() for name, plugin in able.items() if hasattr(plugin, "state")}
+        return {**held, DISABLED: dict(self.disabled)} if self.disabled else held
 
     def restore(self, state: Mapping[str, Any]) -> None:
+        self.disabled.update(state.get(DISABLED, {}))
         for name, plugin in self.plugins.items():
             if name in state:
                 plugin.restore(state[name])
 
 
-def _shim(name: str, plugin: Any) -> tuple[Any, Iterable[str]]:
+def _shim(name: str, plugin: Any, disabled: dict[str, str] | None) -> tuple[Any, Iterable[str]]:
     """Wrap a plugin for pluggy, which drops None and names nobody: each answer leaves stamped with `name`."""
     declared = implementations(type(plugin))
-    members = {hook: hookimpl(_stamped(name, hook, getattr(plugin, hook), bool(declared[hook]))) for hook in declared}
+    members = {
+        hook: hookimpl(_stamped(name, hook, getattr(plugin, hook), bool(declared[hook]), disabled)) for hook in declared
+    }
     return type(f"Shim_{name}", (), {hook: staticmethod(member) for hook, member in members.items()}), declared
 
 
-def _stamped(name: str, hook: str, method: Callable[..., Any], wants: bool) -> Callable[..., Any]:
+def _stamped(
+    name: str, hook: str, method: Callable[..., Any], wants: bool, disabled: dict[str, str] | None
+) -> Callable[..., Any]:
     check, late = CHECKS.get(hook), closes(getattr(method, "__self__", None))
     seen: Any = None  # plugins answer the same object again and again; it is looked at once
 
@@ -264,7 +281,20 @@ def _stamped(name: str, hook: str, method: Callable[..., Any], wants: bool) -> C
         except (Exception, SystemExit) as error:
             raise attributed(error, name, hook, event, method) from error
 
-    return NAMED[hook](call)
+    def forgiving(event: Any) -> Any:
+        assert disabled is not None
+        if name in disabled:
+            return None
+        try:
+            return call(event)
+        except PluginError as error:
+            disabled[name] = printable(error, 500)
+            about = {"disabled": name, "hook": hook, "phase": event.phase}
+            text = f"{disabled[name]}; it is disabled from here on, so this run is not the treatment that its arm names"
+            event.sink.event("warning", event.step, owner="engine", text=text, **about)
+            return None
+
+    return NAMED[hook](call if disabled is None else forgiving)
 
 
 def attributed(error: BaseException, plugin: str, hook: str, event: Any, method: Any) -> PluginError:

@@ -58,6 +58,7 @@ def make(
     needs: Mapping[str, frozenset[int]] | None = None,
     device: str = "cpu",
     generators: Mapping[str, torch.Generator] | None = None,
+    on_error: Mapping[str, str] | None = None,
     **train: Any,
 ) -> Kernel:
     """Make a run in `folder`, resumed from its newest checkpoint where there is one.
@@ -85,7 +86,7 @@ def make(
     specs = phases or [train_spec(**train)]
     plans = [_plan(index, spec, task, module, moments) for index, spec in enumerate(specs)]
     kernel = Kernel(
-        plans=plans, tasks={"main": task}, module=module, host=Host(plugins, own, seed), log=None,
+        plans=plans, tasks={"main": task}, module=module, host=Host(plugins, own, seed, on_error), log=None,
         keeper=keeper, seed=seed, device=where, adapter=_adapter(module, task), matrix=Matrix(["main"]),
         needs=needs or {},
     )  # fmt: skip
