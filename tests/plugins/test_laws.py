@@ -30,6 +30,7 @@ class Row:
 
 
 TABLE = [
+    Row("checkpoint_gate"),
     Row("constant_scale"),
     Row("phase_controller"),
     Row("random_regimes"),
