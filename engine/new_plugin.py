@@ -115,7 +115,7 @@ def project(
 _DOCUMENTS = """\
 model: {kind: tiny, width: 32, layers: 1, heads: 2, context: 64, init_seed: 0}
 adapter: {kind: bank, slots: 2, rank: 2, alpha: 2}
-task: {kind: document_stream, data: {source: text, path: ../README.md}, chunk: 16, window: 64}"""
+task: {kind: document_stream, data: {source: text, path: README.md}, chunk: 16, window: 64}"""
 
 
 def _filled(file: str, words: dict[str, str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -119,3 +120,17 @@ class TinyImages(Tiny):
             torch.nn.Conv2d(1, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.ReLU(), torch.nn.Flatten(),
             torch.nn.Dropout(self.dropout), torch.nn.Linear(16, 3),
         )  # fmt: skip
+
+    def batch(self, epoch: int, index: int) -> Batch:
+        return self._named(super().batch(epoch, index))
+
+    def forward(self, module: torch.nn.Module, batch: Batch, needs: Any) -> Outputs:
+        logits = module(batch.tensors["images"])
+        return Outputs(torch.nn.functional.cross_entropy(logits, batch.tensors["labels"]), logits)
+
+    def probe(self, size: int) -> Sequence[Batch]:
+        return [self._named(batch) for batch in super().probe(size)]
+
+    def _named(self, batch: Batch) -> Batch:
+        """Call the tensors as `image_classification` calls them, for what is written against one runs on the other."""
+        return replace(batch, tensors={"images": batch.tensors["x"], "labels": batch.tensors["y"]})
