@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+import torch
+
 from ctr.engine.errors import UsageError
 from ctr.engine.host import find
 
@@ -55,6 +57,8 @@ def name_of(plugin: Any) -> str:
 
 def try_law(law: Law, subject: Subject, folder: Path, limit: float = LIMIT) -> str | None:
     """Try one law within a time limit, in seconds; raises `Broken` with the line, or `NotTried` with the reason."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # tensors this small only wait for each other in several
     try:
         with time_limit(limit):
             return law.check(subject, folder)
@@ -63,6 +67,8 @@ def try_law(law: Law, subject: Subject, folder: Path, limit: float = LIMIT) -> s
         raise Broken(str(error), place_of_error(error, subject.owns) or place_of(subject.kind)) from error
     except UsageError as error:
         raise Broken(str(error), place_of(subject.kind)) from error
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _test(law: Law) -> Callable[..., None]:
