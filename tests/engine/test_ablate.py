@@ -90,7 +90,11 @@ def test_what_cannot_be_ablated_is_said(replaced: dict[str, str], arm: str | Non
         ablation(load_study(study(replaced)), arm)
 
 
-def test_what_exists_is_taken_over_and_gives_one_paired_table(study: Any, tmp_path: Path, updates: list[str]) -> None:
+def test_what_exists_is_taken_over_and_gives_one_paired_table(
+    study: Any, tmp_path: Path, updates: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for drawing in ("_figures", "_differences", "_matrices"):
+        monkeypatch.setattr(f"ctr.engine.report.{drawing}", lambda what: iter(()))
     path = study({CONSTANT: TWO, **NAMED, "[1, 2]": "[1]"})
     run(path, tmp_path / "runs")
     before = len(updates)
