@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test lint types bench faults screenshots lock clean
+.PHONY: demo test lint types bench faults docs screenshots lock clean
 
 $(VENV)/installed: pyproject.toml requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(f"ctr needs Python 3.11 or newer; this is {sys.version.split()[0]}: make PYTHON=python3.12" if sys.version_info < (3, 11) else 0)'
@@ -32,6 +32,11 @@ faults: $(VENV)/installed
 bench: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet -r requirements-bench.lock
 	$(BIN)/python -m tests.bench
+
+docs: $(VENV)/installed
+	$(BIN)/python -m tests.gallery
+	$(BIN)/python -m pip install --quiet 'mkdocs>=1.6,<2'
+	$(BIN)/mkdocs build --quiet --site-dir build/site
 
 screenshots: $(VENV)/installed
 	$(BIN)/python -m tests.screenshots

@@ -112,7 +112,9 @@ def _plugins(
         for what, layers in _asked(name, kind, config).items():
             _check_needs(name, what, tasks)
             needs.setdefault(what, set()).update(layers)
-    return Host(plugins, generators, run.seed), {what: frozenset(layers) for what, layers in needs.items()}
+    return Host(plugins, generators, run.seed, run.on_error), {
+        what: frozenset(layers) for what, layers in needs.items()
+    }
 
 
 def _made(plugin: str, what: str, make: Callable[[], Any]) -> Any:

@@ -2,27 +2,66 @@
 
 from __future__ import annotations
 
+import sys
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from .api import VERSION, api_problem, declared, shown
+from .errors import UsageError, guess
 from .host import Found, find, implementations, plugin_problem
+from .schema_walk import allowed, entry, schema
+from .text import printable
 
 
-def plugin_rows() -> list[dict[str, Any]]:
-    """Describe every installed plugin, broken ones with their load error; loads no torch."""
-    return [_row(found) for found in find("ctr.plugins")]
+def plugin_rows(name: str | None = None) -> list[dict[str, Any]]:
+    """Describe every installed plugin, or the one of a name with its card; broken ones with their load error.
+
+    Raises `UsageError` where none has that name. Loads no torch.
+    """
+    every = find("ctr.plugins")
+    if name is None:
+        return [_row(found) for found in every]
+    known = [found.name for found in every]
+    if name not in known:
+        text = f"no plugin {printable(name, 80)} is installed; there are {', '.join(known) or 'none'}"
+        raise UsageError(f"{text}.{guess(name, known)}")
+    found = every[known.index(name)]
+    return [{**_row(found), "card": _card(found)}]
+
+
+def _card(found: Found) -> str:
+    """Return the README beside a plugin's code; empty where it has none."""
+    module = sys.modules.get(getattr(found.value, "__module__", ""))
+    file = getattr(module, "__file__", None)
+    path = Path(file).parent / "README.md" if file and getattr(module, "__package__", "") else None
+    try:
+        return path.read_text(encoding="utf-8") if path else ""
+    except (OSError, ValueError):
+        return ""
 
 
 def _row(found: Found) -> dict[str, Any]:
-    about = {"name": found.name, "distribution": found.distribution, "version": found.version, "target": found.target}
+    about: dict[str, Any] = {
+        "name": found.name,
+        "distribution": found.distribution,
+        "version": found.version,
+        "target": found.target,
+    }
+    said = declared(found.value)
+    about |= {"api": {"made_for": said and list(said), "here": VERSION, "satisfied": not api_problem(found.value)}}
     error = found.error or plugin_problem(found.value)
     if error:
         return {**about, "error": error, "hooks": [], "settings": {}, "summary": ""}
-    fields = found.value.Config.model_fields
+    whole = schema(found.value.Config)
     settings = {
-        name: {"type": _type(field.annotation), "default": _default(field), "description": field.description or ""}
-        for name, field in fields.items()
+        name: {
+            "type": _type(field.annotation),
+            "range": allowed(entry(whole, name), whole),
+            "default": _default(field),
+            "description": field.description or "",
+        }
+        for name, field in found.value.Config.model_fields.items()
     }
     summary = (found.value.__doc__ or "").strip().split("\n")[0]
     return {
@@ -51,8 +90,6 @@ def plugin_table(rows: list[dict[str, Any]]) -> Any:
     from rich.table import Table
     from rich.text import Text
 
-    from .text import printable
-
     parts: list[Any] = []
     for row in rows:
         head = Text(row["name"], style="bold red" if row["error"] else "bold")
@@ -70,6 +107,32 @@ def plugin_table(rows: list[dict[str, Any]]) -> Any:
             )
         parts.append(table)
     return Group(*parts)
+
+
+def plugin_page(row: dict[str, Any]) -> Any:
+    """Draw one plugin whole: what it is made for, its hooks, a table of its settings, its card."""
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    head = Text(row["name"], style="bold red" if row["error"] else "bold")
+    head.append(f"  {row['distribution']} {row['version']}  {row['target']}", style="dim")
+    api = row["api"]
+    made_for = shown(tuple(api["made_for"]) if api["made_for"] else None)
+    verdict = "satisfied" if api["satisfied"] else "NOT satisfied"
+    about = f"made for plugin API {made_for}; this ctr has {api['here']}: {verdict}"
+    parts: list[Any] = [head, Text(about if api["made_for"] else f"plugin API {made_for}; this ctr has {api['here']}")]
+    if row["error"]:
+        return Group(*parts, Text(f"does not load: {printable(row['error'], 1000)}", style="red"))
+    parts += [Text(printable(row["summary"], 200)), Text(f"hooks: {', '.join(row['hooks']) or 'none'}", style="cyan")]
+    table = Table("setting", "must be", "default", "reason", box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    for name, said in row["settings"].items():
+        cells = (name, said["range"] or said["type"], _short(said["default"]), said["description"])
+        table.add_row(*(Text(printable(cell, 400)) for cell in cells))
+    if row["settings"]:
+        parts += [Text(""), table]
+    card = [Text(printable(line, 1000)) for line in row["card"].splitlines()]
+    return Group(*parts, Text(""), *(card or [Text("It has no card: no README.md lies beside its code.")]))
 
 
 def _short(value: Any) -> str:

@@ -109,16 +109,19 @@ def report(
 
 
 @app.command()
-def plugins(as_json: AsJson = False) -> None:
-    """List installed plugins: hooks, settings, and why a broken one does not load."""
-    from .catalogue import plugin_rows, plugin_table
+def plugins(
+    name: Annotated[str | None, typer.Argument(help="Show this one's card, settings, hooks and API version.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List installed plugins, or show one whole: hooks, settings, and why a broken one does not load."""
+    from .catalogue import plugin_page, plugin_rows, plugin_table
 
     with answer_only(as_json):
-        rows = plugin_rows()
+        rows = plugin_rows(name)
     if as_json:
-        print_json(rows)
+        print_json(rows if name is None else rows[0])
     else:
-        show(plugin_table(rows))
+        show(plugin_table(rows) if name is None else plugin_page(rows[0]))
 
 
 @app.command()

@@ -6,7 +6,8 @@ Installed is not active: a study names what runs. Everything here loads without 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
@@ -15,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 import pluggy
 
 from .answers import CHECKS, Refused, terms_of
-from .errors import CtrError, GuardError, Interrupted, PluginError, SpecError, StorageError, guess
+from .api import api_problem
+from .errors import CtrError, GuardError, Interrupted, PluginError, StorageError, guess
 from .hooks import PROJECT, EpochAdvice, Hooks, LossTerm, LrAdvice, Reset, hookimpl
 from .task import metrics_problem, task_problem
 from .text import printable, slug_problem
@@ -32,6 +34,7 @@ NAMED: Mapping[str, Callable[[Callable[[Any], Any]], Callable[..., Any]]] = {
     "on_epoch_end": lambda call: lambda epoch: call(epoch),
 }
 OWNERS = ("train", "val", "test", "calibration", "clock", "engine")
+DISABLED = "disabled:"  # in the state of the host, where no plugin can be called so
 REFUSED = ("tryfirst", "trylast", "hookwrapper", "wrapper", "optionalhook", "specname")
 
 
@@ -66,6 +69,13 @@ def find(group: str) -> list[Found]:
     return [_load(point, names.count(point.name) > 1) for point in points]
 
 
+def claim_problem(name: str, claimed_twice: bool) -> str | None:
+    """Say why nothing can be installed under a name; None when it can."""
+    if problem := slug_problem(name) or _owner_problem(name):
+        return f"its name {problem}"
+    return "two installed distributions claim this name; uninstall one" if claimed_twice else None
+
+
 def _owner_problem(name: str) -> str | None:
     """Say why a name cannot own series, whose keys are `<owner>.<name>`."""
     if "." in name:
@@ -77,11 +87,8 @@ def _load(point: EntryPoint, claimed_twice: bool) -> Found:
     where = point.dist.metadata["Name"] if point.dist else "?"
     version = point.dist.version if point.dist else "?"
     about = (printable(point.name, 80), printable(where, 80), printable(version, 40), printable(point.value, 200))
-    problem = slug_problem(point.name) or _owner_problem(point.name)
-    if problem:
-        return Found(*about, error=f"its name {problem}")
-    if claimed_twice:
-        return Found(*about, error="two installed distributions claim this name; uninstall one")
+    if problem := claim_problem(point.name, claimed_twice):
+        return Found(*about, error=problem)
     try:
         return Found(*about, value=point.load())
     except (KeyboardInterrupt, MemoryError):
@@ -111,9 +118,13 @@ def plugin_problem(plugin: Any) -> str | None:
     """Say why a class cannot be hosted; None when it can."""
     if not inspect.isclass(plugin):
         return f"the entry point must name a class, not {printable(plugin, 80)}"
+    if problem := api_problem(plugin):
+        return problem
     config = getattr(plugin, "Config", None)
     if not hasattr(config, "model_validate"):
         return "a plugin needs a nested pydantic class Config"
+    if "on_error" in getattr(config, "model_fields", {}):
+        return "its Config has a setting on_error, which stands beside the settings of any plugin; call it otherwise"
     try:
         hooks = implementations(plugin)
     except PluginError as error:
@@ -147,21 +158,30 @@ def implementations(plugin: type) -> dict[str, Sequence[str]]:
         options = manager.parse_hookimpl_opts(plugin, name) if inspect.isroutine(method) else None
         if options is None:
             if name in ARGUMENTS:
-                raise PluginError(f"{here}: {name} bears a hook's name but no @hookimpl marker", hook=name)
+                text = f"{here}: {name} bears a hook's name but no @hookimpl marker{_at(method)}"
+                raise PluginError(text, hook=name)
             continue
         refused = [option for option in REFUSED if options.get(option)]
         if refused:
-            raise PluginError(f"{here}: {name} sets {', '.join(refused)}; answers combine without order", hook=name)
+            text = f"{here}: {name} sets {', '.join(refused)}; answers combine without order{_at(method)}"
+            raise PluginError(text, hook=name)
         if name not in ARGUMENTS:
             text = f"{here}: {name} is no hook; the hooks are {', '.join(ARGUMENTS)}.{guess(name, ARGUMENTS)}"
+            text += _at(method)
             raise PluginError(text, hook=name)
         declared = [p for p in inspect.signature(method).parameters if p != "self"]
         surplus = [p for p in declared if p != ARGUMENTS[name]]
         if surplus:
-            text = f"{here}: {name} asks for {', '.join(surplus)}; this hook gives {ARGUMENTS[name]}"
+            text = f"{here}: {name} asks for {', '.join(surplus)}; this hook gives {ARGUMENTS[name]}{_at(method)}"
             raise PluginError(text, hook=name)
         found[name] = declared
     return found
+
+
+def _at(method: Any) -> str:
+    """Return where a method is written, in brackets; nothing where it is not Python's."""
+    code = getattr(inspect.unwrap(method) if callable(method) else method, "__code__", None)
+    return f" ({printable(code.co_filename, 200)}:{code.co_firstlineno})" if code else ""
 
 
 def vars_of(plugin: type) -> set[str]:
@@ -177,9 +197,16 @@ class Host:
     adapter_reset: Callable[..., list[tuple[str, Reset]]] | None = None
     on_epoch_end: Callable[..., list[tuple[str, EpochAdvice]]] | None = None
 
-    def __init__(self, plugins: Mapping[str, Any], generators: Mapping[str, Generator], seed: int) -> None:
+    def __init__(
+        self,
+        plugins: Mapping[str, Any],
+        generators: Mapping[str, Generator],
+        seed: int,
+        on_error: Mapping[str, str] | None = None,
+    ) -> None:
         from .seeding import mix, stream
 
+        self.disabled: dict[str, str] = {}  # plugins that failed and were to be left out then, and why
         self.plugins = dict(sorted(plugins.items()))
         self._mix = mix
         self._seeded = [(generators[name].manual_seed, stream(seed, f"plugin:{name}")) for name in self.plugins]
@@ -187,7 +214,7 @@ class Host:
         manager.add_hookspecs(Hooks)
         used: set[str] = set()
         for name in reversed(self.plugins):  # pluggy answers last-registered-first: answers arrive sorted by name
-            shim, hooks = _shim(name, self.plugins[name])
+            shim, hooks = _shim(name, self.plugins[name], self.disabled if name in (on_error or {}) else None)
             manager.register(shim, name)
             used.update(hooks)
         manager.check_pending()
@@ -204,22 +231,29 @@ class Host:
 
     def state(self) -> dict[str, Any]:
         """Return the memory of every plugin that has one."""
-        return {name: plugin.state() for name, plugin in self.plugins.items() if hasattr(plugin, "state")}
+        able = {name: plugin for name, plugin in self.plugins.items() if name not in self.disabled}
+        held = {name: plugin.state() for name, plugin in able.items() if hasattr(plugin, "state")}
+        return {**held, DISABLED: dict(self.disabled)} if self.disabled else held
 
     def restore(self, state: Mapping[str, Any]) -> None:
+        self.disabled.update(state.get(DISABLED, {}))
         for name, plugin in self.plugins.items():
             if name in state:
                 plugin.restore(state[name])
 
 
-def _shim(name: str, plugin: Any) -> tuple[Any, Iterable[str]]:
+def _shim(name: str, plugin: Any, disabled: dict[str, str] | None) -> tuple[Any, Iterable[str]]:
     """Wrap a plugin for pluggy, which drops None and names nobody: each answer leaves stamped with `name`."""
     declared = implementations(type(plugin))
-    members = {hook: hookimpl(_stamped(name, hook, getattr(plugin, hook), bool(declared[hook]))) for hook in declared}
+    members = {
+        hook: hookimpl(_stamped(name, hook, getattr(plugin, hook), bool(declared[hook]), disabled)) for hook in declared
+    }
     return type(f"Shim_{name}", (), {hook: staticmethod(member) for hook, member in members.items()}), declared
 
 
-def _stamped(name: str, hook: str, method: Callable[..., Any], wants: bool) -> Callable[..., Any]:
+def _stamped(
+    name: str, hook: str, method: Callable[..., Any], wants: bool, disabled: dict[str, str] | None
+) -> Callable[..., Any]:
     check, late = CHECKS.get(hook), closes(getattr(method, "__self__", None))
     seen: Any = None  # plugins answer the same object again and again; it is looked at once
 
@@ -243,18 +277,33 @@ def _stamped(name: str, hook: str, method: Callable[..., Any], wants: bool) -> C
         except CtrError as error:
             if isinstance(error, PluginError) and error.plugin:
                 raise
-            raise attributed(error, name, hook, event) from error
+            raise attributed(error, name, hook, event, method) from error
         except (Exception, SystemExit) as error:
-            raise attributed(error, name, hook, event) from error
+            raise attributed(error, name, hook, event, method) from error
 
-    return NAMED[hook](call)
+    def forgiving(event: Any) -> Any:
+        assert disabled is not None
+        if name in disabled:
+            return None
+        try:
+            return call(event)
+        except PluginError as error:
+            disabled[name] = printable(error, 500)
+            about = {"disabled": name, "hook": hook, "phase": event.phase}
+            text = f"{disabled[name]}; it is disabled from here on, so this run is not the treatment that its arm names"
+            event.sink.event("warning", event.step, owner="engine", text=text, **about)
+            return None
+
+    return NAMED[hook](call if disabled is None else forgiving)
 
 
-def attributed(error: BaseException, plugin: str, hook: str, event: Any) -> PluginError | SpecError:
-    """Say who raised, in which hook, phase and step, and on which line of the plugin's own code."""
+def attributed(error: BaseException, plugin: str, hook: str, event: Any, method: Any) -> PluginError:
+    """Say who raised, in which hook, phase and step, and on which line of the plugin's own code.
+
+    An answer that is refused has no such line: then it is the one on which the hook's method begins.
+    """
     own = isinstance(error, PluginError | Refused)
-    frames = [] if own else list(_frames(error))
-    line = f" ({frames[-1]})" if frames else ""
+    line = _at(method) if isinstance(error, Refused) else f" ({frame})" if (frame := _frame(error, method)) else ""
     what = (
         printable(error, 500)
         if own
@@ -265,10 +314,15 @@ def attributed(error: BaseException, plugin: str, hook: str, event: Any) -> Plug
     return PluginError(text, plugin=plugin, hook=hook, phase=event.phase, step=event.step)
 
 
-def _frames(error: BaseException) -> Iterator[str]:
-    trace = error.__traceback__
+def _frame(error: BaseException, method: Any) -> str:
+    """Return the last line that an error went through in the folder of the plugin's code, else the last at all."""
+    code = getattr(inspect.unwrap(method), "__code__", None)
+    home = os.path.dirname(code.co_filename) if code else ""
+    trace, own, last = error.__traceback__, "", ""
     while trace is not None:
         code = trace.tb_frame.f_code
         if code.co_filename != __file__:
-            yield f"{printable(code.co_filename, 200)}:{trace.tb_lineno} in {code.co_name}"
+            last = f"{printable(code.co_filename, 200)}:{trace.tb_lineno} in {code.co_name}"
+            own = last if os.path.dirname(code.co_filename) == home else own
         trace = trace.tb_next
+    return own or last

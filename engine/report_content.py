@@ -12,7 +12,7 @@ from .inference import mean_of, sd_of
 from .report_items import paired_items
 from .report_read import Run, Study, mapping, number, strings, text
 from .report_routes import routes
-from .report_runs import cached, exactness, run_row, why_no_value
+from .report_runs import cached, disabled, exactness, run_row, why_no_value
 from .report_transfer import transfer
 
 HASHES = ("weights", "data_order", "evaluation_items")
@@ -52,7 +52,12 @@ def _problems(study: Study) -> list[str]:
     """Name what could not be read; runs without a folder, as those that were not asked for yet, share a line."""
     missing = [run.name for run in study.runs if run.state == "missing"]
     lines = [f"{len(missing)} of {len(study.runs)} runs have no folder: {', '.join(missing)}"] if missing else []
-    return study.problems + lines + [f"{run.name}: {line}" for run in study.runs for line in run.problems]
+    return (
+        disabled(study)
+        + study.problems
+        + lines
+        + [f"{run.name}: {line}" for run in study.runs for line in run.problems]
+    )
 
 
 def _metrics(study: Study) -> list[str]:

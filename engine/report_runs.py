@@ -63,7 +63,19 @@ def exactness(study: Study) -> str:
     }
     fast = any(text(about.get("determinism")) == "fast" for about in (study.index, *(r.provenance for r in study.runs)))
     why = ["determinism: fast"] * fast + [f"{what}: {', '.join(v)}" for what, v in used.items() if len(v) > 1]
-    return f"matched, not bit-exact ({'; '.join(why)})" if why else "bit-exact"
+    exact = f"matched, not bit-exact ({'; '.join(why)})" if why else "bit-exact"
+    lost = [f"{text(event.get('disabled'))} in {run.name}" for run, event in _disabled(study)]
+    return f"not the treatments that they name (disabled: {', '.join(lost)}); otherwise {exact}" if lost else exact
+
+
+def _disabled(study: Study) -> Iterator[tuple[Run, Mapping[str, Any]]]:
+    for run in study.runs:
+        yield from ((run, event) for event in run.of("warning") if text(event.get("disabled")))
+
+
+def disabled(study: Study) -> list[str]:
+    """Say of each plugin that failed and was left out from then on, in which run, where and why."""
+    return [f"{run.name}: {text(event.get('text'))}" for run, event in _disabled(study)]
 
 
 def cached(study: Study) -> list[str]:

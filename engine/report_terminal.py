@@ -25,6 +25,13 @@ def render_tables(report: Mapping[str, Any]) -> RenderableType:
     """Return what `ctr run` and `ctr report` print; no text in it can act as markup or as an escape code."""
     from rich.console import Group
 
+    return Group(*_parts(report), *_places(report))
+
+
+def render_findings(report: Mapping[str, Any]) -> RenderableType:
+    """Return the same without where the report lies, for findings that no report was written of."""
+    from rich.console import Group
+
     return Group(*_parts(report))
 
 
@@ -74,7 +81,6 @@ def _parts(report: Mapping[str, Any]) -> Iterator[RenderableType]:
         yield _text(f"! {line}", "yellow")
     if len(told) > MOST_WARNINGS:
         yield _text(f"! and {len(told) - MOST_WARNINGS} more lines of this kind, all in the report", "yellow")
-    yield from _places(report)
 
 
 def _unmatched(report: Mapping[str, Any]) -> Iterator[str]:

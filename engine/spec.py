@@ -20,7 +20,7 @@ from .spec_checks import MAX_RUNS, check_references, read_arms, read_comparison
 from .spec_problems import Checker
 from .study_spec import CheckpointSpec, CompareSpec, LogSpec, RunRef, StudyFile, StudyHead
 from .train_spec import Resolved, TrainSpec
-from .treatment import Registry, TaskEntry, Treatment, read_treatment
+from .treatment import ON_ERROR, Registry, TaskEntry, Treatment, read_treatment
 from .yaml_reader import MAX_PROBLEMS
 from .yaml_writer import write_text
 
@@ -47,6 +47,7 @@ class RunSpec(Resolved):
     tasks: dict[str, TaskEntry]
     phases: tuple[PhaseSpec, ...]
     plugins: dict[str, Any]
+    on_error: dict[str, str] = {}
     select: Selected
     log: LogSpec
     checkpoint: CheckpointSpec
@@ -79,11 +80,14 @@ class RunSpec(Resolved):
             "adapter": _plain(self.adapter),
             "tasks": tasks,
             "phases": [_plain(phase) for phase in self.phases],
-            "plugins": {name: _plain(config) for name, config in self.plugins.items()},
+            "plugins": {name: _plain(config) | self._policy(name) for name, config in self.plugins.items()},
             "select": _plain(self.select),
             "log": _plain(self.log),
             "checkpoint": _plain(self.checkpoint),
         }
+
+    def _policy(self, plugin: str) -> dict[str, str]:
+        return {ON_ERROR: self.on_error[plugin]} if plugin in self.on_error else {}
 
     def text(self) -> str:
         """Return the run as YAML."""
@@ -108,6 +112,7 @@ class RunSpec(Resolved):
             tasks=dict(made.tasks),
             phases=made.phases,
             plugins=dict(made.plugins),
+            on_error=dict(made.on_error),
         )
 
     def identity(
@@ -194,6 +199,7 @@ class StudySpec(Resolved):
         return RunSpec(
             study=self.study, question=self.question, arm=made.arm, seed=seed, point=dict(made.point), model=made.model,
             adapter=made.adapter, tasks=dict(made.tasks), phases=made.phases, plugins=dict(made.plugins),
+            on_error=dict(made.on_error),
             select=self.select, log=self.log, checkpoint=self.checkpoint,
         )  # fmt: skip
 

@@ -13,9 +13,10 @@ from .phases import PhaseEntry
 from .schema_walk import schema
 from .study_spec import ArmFile, StudyFile, StudyHead
 from .train_spec import MATCHED, TrainSpec
-from .treatment import NoConfig, Registry
+from .treatment import ON_ERROR, NoConfig, Registry
 
 _DEFS = "#/$defs/"
+_POLICY = "what becomes of a run in which this plugin raises: it fails, or goes on without the plugin, and says so"
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
@@ -134,5 +135,7 @@ def _task(name: str, kind: Any, found: _Definitions) -> dict[str, str]:
 
 def _plugin(name: str, kind: Any, found: _Definitions) -> dict[str, Any]:
     reference = found.add(f"plugin:{name}", getattr(kind, "Config", NoConfig))
+    policy = {"enum": ["fail", "disable"], "default": "fail", "description": _POLICY}
+    found.all[f"plugin:{name}"].setdefault("properties", {})[ON_ERROR] = _or_null(policy)
     summary = (kind.__doc__ or "").strip().split("\n")[0]
     return _or_null({"description": summary, **reference})

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from .nodes import Node, shown
 from .phases import PhaseSpec, read_phases
 from .spec_problems import Checker, missing, unknown
 from .text import printable, slug_problem
 from .train_spec import Resolved, Settings
+
+ON_ERROR = "on_error"  # beside the settings of any plugin: what becomes of a run in which it fails
 
 
 class Registry(Protocol):
@@ -48,6 +50,7 @@ class Treatment:
     tasks: Mapping[str, TaskEntry]
     phases: tuple[PhaseSpec, ...]
     plugins: Mapping[str, Any]
+    on_error: Mapping[str, str]
     node: Node
 
 
@@ -72,8 +75,8 @@ def read_treatment(
         model = checker.check(getattr(first, "Model", NoConfig), tree.mapping["model"], f"task class {first.__name__}")
     adapter = _adapter(tree, first, checker)
     phases = read_phases(tree, _given(tree) is not None, checker, resolved)
-    plugins = _plugins(tree, registry, checker)
-    return Treatment(arm, point, model, adapter, tasks, tuple(phases), plugins, tree)
+    plugins, on_error = _plugins(tree, registry, checker)
+    return Treatment(arm, point, model, adapter, tasks, tuple(phases), plugins, on_error, tree)
 
 
 def _adapter(tree: Node, first: Any, checker: Checker) -> Any:
@@ -134,14 +137,16 @@ def _not_installed(name: Any, what: str, known: Mapping[str, Any], broken: Mappi
     return unknown(name, known, what) if isinstance(name, str) else f"must name a {what}, given {shown(name)}"
 
 
-def _plugins(tree: Node, registry: Registry, checker: Checker) -> dict[str, Any]:
+def _plugins(tree: Node, registry: Registry, checker: Checker) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return the settings of each plugin, and of those that are not to end the run with an error, what happens then."""
     node = tree.mapping.get("plugins")
     if node is None:
-        return {}
+        return {}, {}
     if not isinstance(node.value, dict):
         checker.add(node.problem(f"must be a mapping of plugin names to settings, given {shown(node.data)}"))
-        return {}
+        return {}, {}
     found: dict[str, Any] = {}
+    on_error: dict[str, str] = {}
     for name, gone in node.removed.items():
         if name not in registry.plugins and name not in registry.broken:
             checker.add(gone.problem(unknown(name, registry.plugins, "plugin"), at_key=True))
@@ -155,5 +160,13 @@ def _plugins(tree: Node, registry: Registry, checker: Checker) -> dict[str, Any]
             checker.add(settings.problem(text))
         else:
             config = getattr(registry.plugins[name], "Config", NoConfig)
-            found[name] = checker.check(config, settings, f"plugin {name}")
-    return dict(sorted(found.items()))
+            policy = settings.mapping.get(ON_ERROR)
+            own = replace(
+                settings,
+                value={key: child for key, child in settings.mapping.items() if key != ON_ERROR},
+                removed={key: child for key, child in settings.removed.items() if key != ON_ERROR},
+            )
+            found[name] = checker.check(config, own, f"plugin {name}")
+            said = checker.check(Literal["fail", "disable"], policy) if policy is not None else "fail"
+            on_error |= {name: said} if said == "disable" else {}
+    return dict(sorted(found.items())), dict(sorted(on_error.items()))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from pydantic import BaseModel, Field, model_validator
@@ -29,6 +29,8 @@ REGIMES = ("S0_EXPLORE", "S1_BOUNDARY", "S2_AXIS_LOCK", "S3_POLISH")
 class ConstantScale:
     """Multiplies the rate by one number, from an epoch of the phase on."""
 
+    trial: ClassVar[Mapping[str, Any]] = {"active": {"scale": 1.7, "from_epoch": 1}, "inert": {"scale": 1.0}}
+
     class Config(BaseModel, extra="forbid", frozen=True, allow_inf_nan=False):
         scale: float = Field(ge=0, description="the factor on the base rate")
         from_epoch: int = Field(0, ge=0, description="the epoch of each phase, from 0, at whose start it begins")
@@ -45,6 +47,11 @@ class ConstantScale:
 
 class RandomRegimes:
     """Goes through the controller's four regimes at epochs drawn by lot: same treatment, no reaction."""
+
+    trial: ClassVar[Mapping[str, Any]] = {
+        "active": {"last": 4, "first": 1},
+        "inert": {"last": 4, "first": 1, "factors": [1.0] * 4, "accum": [1] * 4},
+    }
 
     class Config(BaseModel, extra="forbid", frozen=True, allow_inf_nan=False):
         first: int = Field(3, ge=1, description="the earliest epoch of a phase at which a regime may begin")
@@ -118,6 +125,8 @@ def draw(first: int, last: int, generator: Generator) -> tuple[int, ...]:
 
 class ReplayRates:
     """Applies the factors, ceilings and accumulation that another, finished run logged: its treatment, open-loop."""
+
+    trial: ClassVar[Mapping[str, Any]] = {"active": {"arm": "acting"}, "inert": {"arm": "plain"}}
 
     class Config(RunRef):
         """Which run is replayed: an arm, and `same`, `next` or a number for its seed."""

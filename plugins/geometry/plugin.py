@@ -32,6 +32,20 @@ ALL = frozenset({-1})
 class Geometry:
     """Adds terms on hidden states, attention maps and branches, and measures their geometry."""
 
+    trial: ClassVar[Mapping[str, Any]] = {
+        "task": "language",
+        "inert": {},
+        "active": {
+            "gossip": {"weight": 2.0, "tau": 0.1, "sample": 7},
+            "repulsion": {"weight": 0.5, "sample": 8, "schedule": {"kind": "warmup", "warmup": 3}},
+            "diversity": {"weight": 0.3},
+            "sparsity": {"weight": 0.1},
+            "branch_repulsion": {"weight": 0.2},
+            "inhibition": {"weight": 0.2},
+            "load_balance": {"weight": 5.0, "schedule": {"kind": "cosine", "per": "step", "until": 11}},
+        },
+    }
+
     metrics: ClassVar[Mapping[str, Metric]] = {
         "effective_rank": Metric(better="higher"),
         "isotropy": Metric(better="lower"),

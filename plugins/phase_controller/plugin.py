@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from statistics import fmean
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import BaseModel, Field, model_validator
 
@@ -21,6 +21,11 @@ if TYPE_CHECKING:
 
     from ctr.engine.events import Epoch, Event, Step
 
+REGIMES = ("S0", "S1", "S2", "S3")
+EAGER = {  # so that a run of a few epochs goes through several regimes
+    "window": 2, "min_observations": 3, "s1_tau": 0.1, "s1_share": 1.0, "s1_confirm": 1, "s2_tau": 9.0, "s2_rho": 0.9,
+    "leave_confirm": 0,
+}  # fmt: skip
 THRESHOLDS = frozenset({"s1_threshold", "s2_threshold"})
 OPTIONS_OF_THE_SOURCE = THRESHOLDS | {"window", "patience", "factors.S1", "accum.S2", "accum.S3"}
 
@@ -45,6 +50,11 @@ class Accum(BaseModel, extra="forbid", frozen=True):
 
 class PhaseController:
     """Scales the base rate and the accumulation by the regime that the losses of the phase are in."""
+
+    trial: ClassVar[Mapping[str, Any]] = {
+        "active": {**EAGER, "ramp_steps": 3, "patience": 1},
+        "inert": {**EAGER, "factors": dict.fromkeys(REGIMES, 1.0), "accum": dict.fromkeys(REGIMES, 1)},
+    }
 
     class Config(BaseModel, extra="forbid", frozen=True, allow_inf_nan=False):
         """Settings of both rules. `faithful` accepts the source's own options and refuses what is a literal there."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ctr.engine.errors import PluginError
 from ctr.engine.hooks import LossTerm, LrAdvice, Reset, hookimpl
@@ -25,6 +25,14 @@ class WarmA:
     """Resets an adapter by a policy for A, one for B and one for the moments, at boundaries of its choice."""
 
     Config = WarmAConfig
+    trial: ClassVar[Mapping[str, Any]] = {
+        "task": "documents",
+        "reset_at": ("epoch",),
+        "inert": {"a": "redraw"},  # what the engine does where nobody answers
+        "active": {
+            "a": "pull", "rho": 0.5, "b": "scale", "gamma": 0.5, "at": ["document", "epoch"], "rewarm_steps": 4,
+        },
+    }  # fmt: skip
 
     @staticmethod
     def needs(config: WarmAConfig) -> dict[str, frozenset[int]]:

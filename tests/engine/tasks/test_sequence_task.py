@@ -15,9 +15,9 @@ from ctr.engine import study as studies
 from ctr.engine.errors import SpecError
 from ctr.engine.task import task_problem
 from ctr.engine.tasks.sequence import SequencePrediction
+from ctr.engine.testing import stop_in
 from tests.engine.tasks.sequences import SMALL, Sequences, built, settings, task
 from tests.engine.tiny import bits, finish, make, train_spec
-from tests.plugins.test_laws import stop_in
 
 torch.set_num_threads(1)
 
