@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -71,7 +72,7 @@ def _map(
             color = "white" if value > 0.62 * max(1.0, table.max()) else INK
             axis.text(j, i, f"{value:.2g}", ha="center", va="center", fontsize=8, color=color)
         names = [_short(group) for group in groups]
-        axis.set_xticks(range(len(groups)), names, fontsize=8, rotation=0 if max(map(len, names)) < 9 else 30)
+        axis.set_xticks(range(len(groups)), names, fontsize=8, rotation=0 if sum(map(len, names)) < 80 else 60)
     else:
         axis.set_xticks([])
         axis.set_xlabel(f"{len(groups)} groups, lower blocks left", fontsize=8.5)
@@ -83,4 +84,6 @@ def _map(
 
 
 def _short(group: str) -> str:
-    return label(group.removeprefix("block.") if group.startswith("block.") else group.rpartition(".")[2] or group, 10)
+    """Return the last part of a name, and before it the number of its block where it has one."""
+    block = re.search(r"\.(\d+)\.", group)
+    return label((f"{block[1]} " if block else "") + group.rpartition(".")[2], 10)

@@ -32,6 +32,7 @@ PROMPTS = (
 )
 ALONE = "Mean loss on the items reported, over runs, with one phase's adapter alone beside the base."
 AGAINST = {"sequential": "last state"}
+BANDS = {"early": "band 0", "middle": "band 1", "late": "band 2"}
 COSTS, GAPS = ("candidates", "passes", "seconds"), ("oracle_gap", "uniform_gap", "fixed_gap")
 
 
@@ -146,7 +147,8 @@ def _weights(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
 
 
 def _natural(name: str) -> list[Any]:
-    """Order names by the numbers in them, as blocks are counted."""
+    """Order names by the numbers in them, as blocks are counted, and bands by their depth."""
+    name = BANDS.get(name, name)
     return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
 
 
@@ -196,14 +198,15 @@ def _pair(row: Mapping[str, Any]) -> str:
 
 
 def _gain_table(report: Mapping[str, Any]) -> Table:
-    order = {name: i for i, name in enumerate(dict.fromkeys(row["method"] for row in report["routes"]))}
+    order = {(_arm(row), row["method"]): i for i, row in enumerate(report["routes"])}
     rows = [
         [
             _arm(r), _pair(r), r["quantity"], r["verdict"], plain(r["mean"], "+"), interval(r["interval"]),
             str(r["n"]), p_value(r["t_p"]), p_value(r["holm_p"]), f"{r['wins']}/{r['ties']}/{r['losses']}",
         ]
-        for r in sorted(report["route_gains"], key=lambda r: (r["arm"], r["point"], r["against"] != "sequential",
-                                                              order.get(r["method"], 0)))
+        for r in sorted(
+            report["route_gains"], key=lambda r: (r["against"] != "sequential", order.get((_arm(r), r["method"]), 0))
+        )
     ]  # fmt: skip
     head = ["arm", "method", "of", "verdict", "mean", "95 % t interval", "n", "p (t)", "p (Holm)", "won/tied/lost"]
     return Table("Differences of routes", NOTE, head, rows, 4)
