@@ -74,7 +74,7 @@ def test_a_run_is_followed_from_its_first_step_to_its_end(tmp_path: Path, writer
         assert len({d.step for d in screen.store.history.decisions}) == 4
 
     drive(tmp_path / "runs", script)
-    assert seen == sorted(seen) and len(set(seen)) > 5, "it came in pieces, never backwards"
+    assert seen == sorted(seen) and len(set(seen)) > 2, "it came in pieces, never backwards"
     assert writer.wait(10) == 0
 
 
