@@ -70,10 +70,10 @@ class Shape:
     width: int
     base: int = 8
     steps: int = 4
-    entities: int = 256
+    entities: int = 96
 
 
-FOUR = Shape("4 blocks, 64 wide", 4, 64, base=300, steps=60)
+FOUR = Shape("4 blocks, 64 wide", 4, 64, base=200, steps=50, entities=256)
 OTHERS = (Shape("8 blocks, 64 wide", 8, 64), Shape("4 blocks, 256 wide", 4, 256))
 
 
@@ -198,7 +198,7 @@ def grid_written(run: FinishedRun, judge: Objective) -> Try:
 
 def _grid(bench: Bench, shape: Shape, run: FinishedRun) -> list[Row]:
     bench.tell(f"a grid, {shape.name}")
-    times, ours, theirs = _both(bench, run, grid_ours, grid_written, 6)
+    times, ours, theirs = _both(bench, run, grid_ours, grid_written, 4)
     each = {"ours": [t / ours.passes for t in times["ours"]], "theirs": [t / theirs.passes for t in times["theirs"]]}
     text = f"a grid of {len(candidates())} routes"
     return [
@@ -253,7 +253,7 @@ def _name(run: FinishedRun, route: Route) -> str:
 
 def _greedy(bench: Bench, shape: Shape, run: FinishedRun) -> list[Row]:
     bench.tell(f"a search by block, {shape.name}")
-    times, ours, theirs = _both(bench, run, greedy_ours, greedy_written, 6)
+    times, ours, theirs = _both(bench, run, greedy_ours, greedy_written, 4)
     text = f"greedy by block, {len(SCALES)} scales"
     return [
         Row(f"{text}, whole passes over ours, {shape.name}", *_over(times, "theirs", "ours"), 1.8, True,
@@ -267,7 +267,7 @@ def _greedy(bench: Bench, shape: Shape, run: FinishedRun) -> list[Row]:
 def searches(run: FinishedRun, by: str) -> dict[str, Any]:
     """Return what greedy and gradient come to from one start, by name; neither knows what the other scored."""
     common = {"by": by, "vary": list(VARIED), "start": FIXED}
-    kinds = {"greedy": {"scales": SCALES}, "coordinate": {"scales": SCALES}, "gradient": {}}
+    kinds: Mapping[str, Any] = {"greedy": {"scales": SCALES}, "gradient": {}}
     found = {}
     for kind, more in kinds.items():
         config = RoutedConfig.model_validate({"methods": {kind: {"kind": kind, **common, **more}}, "alone": False})
