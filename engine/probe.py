@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any
 
 import torch
@@ -41,13 +41,14 @@ def weights(module: Module, state: Mapping[str, Tensor]) -> Iterator[None]:
 @contextmanager
 def eval_mode(module: Module) -> Iterator[None]:
     """Put the module in eval mode, and every part back as it was."""
-    before = [(part, part.training) for part in module.modules()]
-    module.eval()
+    awake = [part for part in module.modules() if part.training]
+    if awake:
+        module.eval()
     try:
         yield
     finally:
-        for part, training in before:
-            part.training = training
+        for part in awake:
+            part.training = True
 
 
 State = Mapping[str, Tensor] | Composition
@@ -87,6 +88,10 @@ class Evaluator:
             if split == "test":
                 self._note(found[-1])
         return found
+
+    def still(self) -> AbstractContextManager[None]:
+        """Keep the module in eval mode, so that it is not switched there and back for each of many states."""
+        return eval_mode(self._module)
 
     def items(self, split: str = "val") -> Sequence[str] | Sequence[int]:
         """Return the ids of a split's items, in the order in which positions count them."""

@@ -60,7 +60,8 @@ class Comparison:
         begun, passes, known = time.perf_counter(), self.scorer.passes, self.scorer.scored
         space = method.space or self.config.space
         try:
-            result = self._run(name, method, space)
+            with self.scorer.still():
+                result = self._run(name, method, space)
         except RouteError as error:
             raise PluginError(f"method {name}: {error}") from error
         finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Literal
 
 from ctr.engine.errors import DataError
@@ -55,6 +56,11 @@ class Scorer:
             return float(self._evaluate[task].above(composition, self.split, items, trunks[task]).mean())
         self.passes += 1
         return float(self._evaluate[task]([composition], self.split, items)[0].mean())
+
+    def still(self) -> AbstractContextManager[None]:
+        """Let the model rest in eval mode while many routes are scored."""
+        found: AbstractContextManager[None] = self._evaluate[self.tasks[0]].still()  # tasks share one module
+        return found
 
     @property
     def scored(self) -> int:

@@ -178,10 +178,11 @@ def candidates() -> list[Route]:
 
 def grid_ours(run: FinishedRun, judge: Objective) -> Try:
     one, found = scorer(run), Try()
-    for route in candidates():
-        found.losses[str(route)] = one.losses(route, "factor", "selection")
-    best = max(candidates(), key=lambda route: judge.value(found.losses[str(route)]))
-    found.report, found.chosen = one.losses(best, "factor", "report"), str(best)
+    with one.still():
+        for route in candidates():
+            found.losses[str(route)] = one.losses(route, "factor", "selection")
+        best = max(candidates(), key=lambda route: judge.value(found.losses[str(route)]))
+        found.report, found.chosen = one.losses(best, "factor", "report"), str(best)
     found.passes = one.passes
     return found
 
@@ -220,13 +221,14 @@ def greedy_ours(run: FinishedRun, judge: Objective) -> Try:
         found.losses[_name(run, route)] = losses
         return judge.value(losses)
 
-    ended = descend(
-        parse("A+0.9B"), coordinates(run.snapshots.layout, ["C"], "block"), SCALES, score, 1,
-        lambda route, height: one.rise(route, "factor", height),
-    )  # fmt: skip
-    one.rise(ended.route, "factor", 0)
-    found.chosen = _name(run, ended.route)
-    found.report, found.passes = one.losses(ended.route, "factor", "report"), one.passes
+    with one.still():
+        ended = descend(
+            parse("A+0.9B"), coordinates(run.snapshots.layout, ["C"], "block"), SCALES, score, 1,
+            lambda route, height: one.rise(route, "factor", height),
+        )  # fmt: skip
+        one.rise(ended.route, "factor", 0)
+        found.report = one.losses(ended.route, "factor", "report")
+    found.chosen, found.passes = _name(run, ended.route), one.passes
     return found
 
 
