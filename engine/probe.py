@@ -116,12 +116,20 @@ class Evaluator:
                     self._task.forward(self._module, batch, {})
             return grown
 
-    def above(self, composition: Composition, split: str, items: Sequence[int], trunk: Any) -> Evaluation:
-        """Score a composition from a trunk on, of the same items under one that agrees in the blocks it covers."""
+    def above(
+        self, composition: Composition, split: str, items: Sequence[int], trunk: Any = None, height: int | None = None
+    ) -> tuple[Evaluation, Any]:
+        """Score a composition from a trunk on, of the same items under one that agrees in the blocks it covers.
+
+        On the way a trunk of `height` blocks is grown, and given too; None where a model's passes cannot begin above a
+        block.
+        """
         self._check(split, selects=True)
-        grow: Any = self._module.trunk
-        with self._in_place(composition), grow(trunk, None):
-            return self._task.evaluate(self._module, split, items)
+        grow = getattr(self._module, "trunk", None)
+        if grow is None:
+            return self([composition], split, items)[0], None
+        with self._in_place(composition), grow(trunk, height, through=True) as grown:
+            return self._task.evaluate(self._module, split, items), grown
 
     def parts(
         self, composition: Composition, split: str, items: Sequence[int], first: int

@@ -1,4 +1,4 @@
-"""Routes through the adapters of a run that was really trained: a grid and searches, against the straightforward way."""
+"""Routes through the adapters of a trained run: a grid and searches, against the straightforward way."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from ctr.engine.host import discover
 from ctr.engine.verify import order_of
 from ctr.plugins.routed.finished import FinishedRun, open_run
 from ctr.plugins.routed.objective import Objective
-from ctr.plugins.routed.route import Route, Term, parse
+from ctr.plugins.routed.route import GroupKind, Route, Term, parse
 from ctr.plugins.routed.scoring import Half, Scorer
-from ctr.plugins.routed.search import coordinates, descend, grid
-from ctr.plugins.routed.settings import RoutedConfig
+from ctr.plugins.routed.search import ascend, coordinates, descend, grid
+from ctr.plugins.routed.settings import Gradient, RoutedConfig
 from ctr.plugins.routed.snapshots import Space
 
 from .bench import Bench
@@ -203,11 +203,11 @@ def _grid(bench: Bench, shape: Shape, run: FinishedRun) -> list[Row]:
     each = {"ours": [t / ours.passes for t in times["ours"]], "theirs": [t / theirs.passes for t in times["theirs"]]}
     text = f"a grid of {len(candidates())} routes"
     return [
-        Row(f"{text} written, both halves of each, over ours, {shape.name}", *_over(times, "theirs", "ours"), 2.0, True,
+        Row(f"{text}, written over ours, {shape.name}", *_over(times, "theirs", "ours"), 2.0, True,
             _seconds(times)),
         Row(f"{text}, passes, {shape.name}", theirs.passes / ours.passes, "×", None, 2.0, True,
-            f"{theirs.passes:g} over {ours.passes:g}; the least with one half of each is {ours.passes:g}"),
-        Row(f"{text}, a pass of ours over one written, {shape.name}", *_over(each, "ours", "theirs"), 1.0, False,
+            f"{theirs.passes:g} over {ours.passes:g}; n routes on both halves over n on one: 2n/(n+1)"),
+        Row(f"{text}, a pass, ours over written, {shape.name}", *_over(each, "ours", "theirs"), 1.0, False,
             f"{1e3 * min(each['ours']):.2f} ms over {1e3 * min(each['theirs']):.2f}"),
     ]  # fmt: skip
 
@@ -224,9 +224,9 @@ def greedy_ours(run: FinishedRun, judge: Objective) -> Try:
     with one.still():
         ended = descend(
             parse("A+0.9B"), coordinates(run.snapshots.layout, ["C"], "block"), SCALES, score, 1,
-            lambda route, height: one.rise(route, "factor", height),
+            lambda route, height: one.rise(route, "factor", height), one.better,
         )  # fmt: skip
-        one.rise(ended.route, "factor", 0)
+        one.rest()
         found.report = one.losses(ended.route, "factor", "report")
     found.chosen, found.passes = _name(run, ended.route), one.passes
     return found
@@ -258,15 +258,15 @@ def _greedy(bench: Bench, shape: Shape, run: FinishedRun) -> list[Row]:
     times, ours, theirs = _both(bench, run, greedy_ours, greedy_written, 4)
     text = f"greedy by block, {len(SCALES)} scales"
     return [
-        Row(f"{text}, whole passes over ours, {shape.name}", *_over(times, "theirs", "ours"), 1.8, True,
+        Row(f"{text}, written over ours, {shape.name}", *_over(times, "theirs", "ours"), 1.8, True,
             _seconds(times)),
         Row(f"{text}, passes, {shape.name}", theirs.passes / ours.passes, "×", None, None, False,
-            f"{theirs.passes:g} over {ours.passes:g}; {len(theirs.losses)} routes; chose {ours.chosen}"),
+            f"{theirs.passes:g} over {ours.passes:g}"),
     ]  # fmt: skip
 
 
 # --------------------------------------------------------------------------------------------------------- the gradient
-def searches(run: FinishedRun, by: str) -> dict[str, Any]:
+def searches(run: FinishedRun, by: GroupKind) -> dict[str, Any]:
     """Return what greedy and gradient come to from one start, by name; neither knows what the other scored."""
     common = {"by": by, "vary": list(VARIED), "start": FIXED}
     kinds: Mapping[str, Any] = {"greedy": {"scales": SCALES}, "gradient": {}}
@@ -279,18 +279,38 @@ def searches(run: FinishedRun, by: str) -> dict[str, Any]:
 
 def _gradient(run: FinishedRun) -> list[Row]:
     rows = []
-    for by in ("block", "module"):
+    kinds: Sequence[GroupKind] = ("block", "module")
+    for by in kinds:
         with quiet():
             found = searches(run, by)
         start = run.compared(RoutedConfig(alone=False))
         losses = start.scorer.losses(parse(FIXED), "effective", "selection")
         began = f"{start.selection.value(losses):+.4f}"
-        count = len(VARIED) * len(run.snapshots.layout.groups(by))  # type: ignore[arg-type]
+        text = f"by {by}, {len(coordinates(run.snapshots.layout, VARIED, by))} weights"
         for kind, one in found.items():
-            note = f"{one.seconds:.1f} s; objective {one.chosen_by:+.4f} on the half that chooses, "
-            note += f"{one.objective:+.4f} on the other; {FIXED} has {began} where it is chosen"
-            rows.append(Row(f"{kind} by {by}, {count} weights of {' and '.join(VARIED)}", one.passes, "passes", note=note))
+            note = f"{one.chosen_by:+.3f} on the half that chooses, {one.objective:+.3f} on the other; "
+            rows.append(
+                Row(f"{kind} {text}", one.passes, "passes", note=f"{note}{FIXED} has {began}; {one.seconds:.1f} s")
+            )
+        least = until(run, by, found["greedy"].chosen_by)
+        rows.append(Row(f"gradient {text}, until it is as good as greedy", least, "passes"))
     return rows
+
+
+def until(run: FinishedRun, by: GroupKind, wanted: float) -> float:
+    """Return the passes after which the gradient's route first scores what is wanted; infinite where it never does."""
+    one, judge, settings = scorer(run), objective(run), Gradient(kind="gradient")
+    moves = coordinates(run.snapshots.layout, VARIED, by)
+    seen: list[tuple[float, float]] = []
+
+    def pull(route: Route) -> tuple[float, Sequence[float]]:
+        value, slopes = one.slopes(route, "effective", judge, moves, by)
+        seen.append((one.passes, value))
+        return value, slopes
+
+    with quiet():
+        ascend(parse(FIXED), moves, pull, settings.steps, settings.rate, settings.least, settings.most)
+    return next((passes for passes, value in seen if value >= wanted), float("inf"))
 
 
 # ----------------------------------------------------------------------------------------------------- composing alone

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -13,7 +12,20 @@ from ctr.plugins.routed.finished import FinishedRun
 from ctr.plugins.routed.route import parse
 
 from . import routes
-from .routes import Shape, Way, Written, candidates, objective, peft_of, same, scorer, searches, trained, weighted
+from .routes import (
+    Shape,
+    Way,
+    Written,
+    candidates,
+    objective,
+    peft_of,
+    same,
+    scorer,
+    searches,
+    trained,
+    until,
+    weighted,
+)
 
 torch.set_num_threads(1)
 pytestmark = pytest.mark.filterwarnings("ignore")  # PEFT's and transformers' own
@@ -28,8 +40,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
     ("ours", "theirs", "passes"),
     [
         (routes.grid_ours, routes.grid_written, (3 * 20 + 3, 3 * 2 * 20)),
-        # the start, four scales from the bottom and four above one block of two, which was run once more; the report
-        (routes.greedy_ours, routes.greedy_written, (3 * (1 + 4 + 0.5 + 4 * 0.5) + 3, 3 * 2 * 5 + 3)),
+        # the start, four scales from the bottom, four above one block of two whose output one of those left; the report
+        (routes.greedy_ours, routes.greedy_written, (3 * (1 + 4 + 4 * 0.5) + 3, 3 * 2 * 5 + 3)),
     ],
 )
 def test_both_ways_find_the_same(ours: Way, theirs: Way, passes: tuple[float, float], run: FinishedRun) -> None:
@@ -64,6 +76,8 @@ def test_searches_begin_from_nothing_known(run: FinishedRun) -> None:
         assert one.passes == again[kind].passes > 20 and one.chosen_by == again[kind].chosen_by
         assert one.objective == one.objective and one.route is not None
     assert first["gradient"].candidates == 24
+    assert until(run, "block", float("-inf")) == 9 and until(run, "block", float("inf")) == float("inf")
+    assert 9 <= until(run, "block", first["gradient"].chosen_by) <= 9 * 24
 
 
 def test_pefts_adapters_are_the_phases_own(run: FinishedRun) -> None:
