@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any
 
 import torch
@@ -41,13 +41,14 @@ def weights(module: Module, state: Mapping[str, Tensor]) -> Iterator[None]:
 @contextmanager
 def eval_mode(module: Module) -> Iterator[None]:
     """Put the module in eval mode, and every part back as it was."""
-    before = [(part, part.training) for part in module.modules()]
-    module.eval()
+    awake = [part for part in module.modules() if part.training]
+    if awake:
+        module.eval()
     try:
         yield
     finally:
-        for part, training in before:
-            part.training = training
+        for part in awake:
+            part.training = True
 
 
 State = Mapping[str, Tensor] | Composition
@@ -88,6 +89,10 @@ class Evaluator:
                 self._note(found[-1])
         return found
 
+    def still(self) -> AbstractContextManager[None]:
+        """Keep the module in eval mode, so that it is not switched there and back for each of many states."""
+        return eval_mode(self._module)
+
     def items(self, split: str = "val") -> Sequence[str] | Sequence[int]:
         """Return the ids of a split's items, in the order in which positions count them."""
         self._check(split)
@@ -111,12 +116,20 @@ class Evaluator:
                     self._task.forward(self._module, batch, {})
             return grown
 
-    def above(self, composition: Composition, split: str, items: Sequence[int], trunk: Any) -> Evaluation:
-        """Score a composition from a trunk on, of the same items under one that agrees in the blocks it covers."""
+    def above(
+        self, composition: Composition, split: str, items: Sequence[int], trunk: Any = None, height: int | None = None
+    ) -> tuple[Evaluation, Any]:
+        """Score a composition from a trunk on, of the same items under one that agrees in the blocks it covers.
+
+        On the way a trunk of `height` blocks is grown, and given too; None where a model's passes cannot begin above a
+        block.
+        """
         self._check(split, selects=True)
-        grow: Any = self._module.trunk
-        with self._in_place(composition), grow(trunk, None):
-            return self._task.evaluate(self._module, split, items)
+        grow = getattr(self._module, "trunk", None)
+        if grow is None:
+            return self([composition], split, items)[0], None
+        with self._in_place(composition), grow(trunk, height, through=True) as grown:
+            return self._task.evaluate(self._module, split, items), grown
 
     def parts(
         self, composition: Composition, split: str, items: Sequence[int], first: int

@@ -122,8 +122,11 @@ class LanguageModel(Module):
         self.decoder = torch.compile(self.causal.base_model.forward, dynamic=True) if on else None
 
     @contextmanager
-    def trunk(self, trunk: Trunk | None, height: int | None) -> Iterator[Trunk | None]:
-        """Begin the passes within above a trunk, or grow one; neither, and None, where this model cannot."""
+    def trunk(self, trunk: Trunk | None, height: int | None, through: bool = False) -> Iterator[Trunk | None]:
+        """Begin the passes within above a trunk, or grow one, or both; neither, and None, where this model cannot.
+
+        Passes that grow one end there, unless they go `through`.
+        """
         if self._above is None:
             self._above = self.eval_mode(lambda: can_begin_above(self, short_rows(self.causal, 1)))
         if not self._above:
@@ -131,7 +134,7 @@ class LanguageModel(Module):
             return
         decoder, self.decoder = self.decoder, None  # what is compiled sees neither
         try:
-            with on(self.blocks(), trunk, height) as grown:
+            with on(self.blocks(), trunk, height, through) as grown:
                 yield grown
         finally:
             self.decoder = decoder

@@ -25,8 +25,10 @@ class Trunk:
 
 
 @contextmanager
-def on(blocks: list[Module], trunk: Trunk | None, height: int | None) -> Iterator[Trunk | None]:
+def on(blocks: list[Module], trunk: Trunk | None, height: int | None, through: bool = False) -> Iterator[Trunk | None]:
     """Begin the passes within above a trunk; with `height`, grow one so high, and end each pass by `Enough` there.
+
+    With `through`, passes that grow a trunk go on to their own end.
 
     The passes must be those that grew the trunk, in the same order and below it with the same weights.
     """
@@ -45,7 +47,8 @@ def on(blocks: list[Module], trunk: Trunk | None, height: int | None) -> Iterato
     def keep(_: Module, __: Any, output: Any) -> None:
         assert grown is not None
         grown.outputs.append(output)
-        raise Enough
+        if not through:
+            raise Enough
 
     handle = None if grown is None else blocks[grown.height - 1].register_forward_hook(keep)
     for place, block in enumerate(below):

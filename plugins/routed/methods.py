@@ -60,11 +60,12 @@ class Comparison:
         begun, passes, known = time.perf_counter(), self.scorer.passes, self.scorer.scored
         space = method.space or self.config.space
         try:
-            result = self._run(name, method, space)
+            with self.scorer.still():
+                result = self._run(name, method, space)
         except RouteError as error:
             raise PluginError(f"method {name}: {error}") from error
         finally:
-            self.scorer.rise(Route(()), space, 0)
+            self.scorer.rest()
         result.passes = self.scorer.passes - passes
         result.candidates = result.candidates or self.scorer.scored - known
         result.seconds = time.perf_counter() - begun
@@ -126,6 +127,7 @@ class Comparison:
                 lambda route: self.selection.value(self.scorer.losses(route, space, "selection")),
                 method.passes if isinstance(method, Coordinate) else 1,
                 lambda route, height: self.scorer.rise(route, space, height),
+                self.scorer.better,
             )  # fmt: skip
         result = self._judged(name, method.kind, space, found.route, found.value)
         result.candidates = found.passes if isinstance(method, Gradient) else 0
@@ -150,7 +152,7 @@ class Comparison:
 
     def _judged(self, name: str, kind: str, space: Space, route: Route, by: float | None = None) -> Result:
         route = route.fit(self.snapshots.phases, self.layout)
-        self.scorer.rise(route, space, 0)
+        self.scorer.rest()
         result = self._result(name, kind, space, route, self.scorer.losses(route, space, "report"))
         result.chosen_by = by
         return result

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from ctr.engine.errors import DataError
@@ -16,6 +18,16 @@ from .snapshots import Slopes, Snapshots, Space
 
 Half = Literal["selection", "report"]
 LEAST = 4  # items of a split; a half of one has no spread
+
+
+@dataclass(frozen=True)
+class Grown:
+    """What the lowest blocks gave under a route, by task."""
+
+    space: Space
+    route: str
+    height: int
+    trunks: Mapping[str, Any]
 
 
 class Scorer:
@@ -36,7 +48,9 @@ class Scorer:
         self.halves = {task: halves(task, split, len(evaluate[task].items(split))) for task in self.tasks}
         self.passes = 0.0
         self._known: dict[tuple[Space, str, Half], dict[str, float]] = {}
-        self._climb: tuple[Space, int, dict[str, Any]] | None = None  # trunks by task, of the search's present route
+        self._climb: tuple[Space, int, Mapping[str, Any]] | None = None  # trunks by task, of the search's present route
+        self._last: Grown | None = None
+        self._best: Grown | None = None
 
     def losses(self, route: Route, space: Space, half: Half) -> dict[str, float]:
         """Return the mean loss of every task under a route; raises `RouteError` where it has no meaning here."""
@@ -44,17 +58,36 @@ class Scorer:
         key = space, str(route), half
         if key not in self._known:
             composition = self.snapshots.compose(route, space)
-            self._known[key] = {task: self._loss(task, composition, space, half) for task in self.tasks}
+            if half == "selection" and self._climb is not None and self._climb[0] == space:
+                self._known[key] = self._above(route, composition, *self._climb)
+            else:
+                self._known[key] = {task: self._loss(task, composition, half) for task in self.tasks}
         return dict(self._known[key])
 
-    def _loss(self, task: str, composition: Any, space: Space, half: Half) -> float:
-        items = self.halves[task][half]
-        if half == "selection" and self._climb is not None and self._climb[0] == space and self._climb[2]:
-            _, height, trunks = self._climb
-            self.passes += 1 - height / max(self.snapshots.layout.depth, 1)
-            return float(self._evaluate[task].above(composition, self.split, items, trunks[task]).mean())
+    def _loss(self, task: str, composition: Any, half: Half) -> float:
         self.passes += 1
-        return float(self._evaluate[task]([composition], self.split, items)[0].mean())
+        return float(self._evaluate[task]([composition], self.split, self.halves[task][half])[0].mean())
+
+    def _above(
+        self, route: Route, composition: Any, space: Space, height: int, trunks: Mapping[str, Any]
+    ) -> dict[str, float]:
+        """Score from the search's trunk on, and keep what the next block gives, where the search may rise to."""
+        depth, losses, grown = max(self.snapshots.layout.depth, 1), {}, {}
+        following = height + 1 if height + 1 < depth else None
+        for task in self.tasks:
+            items = self.halves[task]["selection"]
+            self.passes += 1 - height / depth
+            found, more = self._evaluate[task].above(composition, self.split, items, trunks.get(task), following)
+            losses[task] = float(found.mean())
+            if more is not None:
+                grown[task] = more
+        self._last = Grown(space, str(route), height + 1, grown) if grown else None
+        return losses
+
+    def still(self) -> AbstractContextManager[None]:
+        """Let the model rest in eval mode while many routes are scored."""
+        found: AbstractContextManager[None] = self._evaluate[self.tasks[0]].still()  # tasks share one module
+        return found
 
     @property
     def scored(self) -> int:
@@ -84,13 +117,17 @@ class Scorer:
     def rise(self, route: Route, space: Space, height: int) -> None:
         """Keep what the lowest `height` blocks give under a route, so that what is scored next begins above them.
 
-        Height 0 lets go. The caller scores only routes that agree with this one in these blocks, until it calls again.
+        The caller scores only routes that agree with this one in these blocks, until it calls again, or `rest`.
         """
         if height == 0:
-            self._climb = None
+            self._climb = space, 0, {}
             return
         below = self._climb if self._climb is not None and self._climb[0] == space else None
         if below is not None and below[1] == height:
+            return
+        name = str(route.fit(self.snapshots.phases, self.snapshots.layout))
+        if self._best is not None and (self._best.space, self._best.route, self._best.height) == (space, name, height):
+            self._climb = space, height, self._best.trunks
             return
         composition = self.snapshots.compose(route, space)
         trunks = {}
@@ -103,6 +140,15 @@ class Scorer:
             self.passes += (height - (below[1] if below is not None else 0)) / max(self.snapshots.layout.depth, 1)
             trunks[task] = grown
         self._climb = (space, height, trunks)
+
+    def better(self, route: Route) -> None:
+        """Keep what the last pass left of this route, to which the search means to go on."""
+        if self._last is not None and self._last.route == str(route.fit(self.snapshots.phases, self.snapshots.layout)):
+            self._best = self._last
+
+    def rest(self) -> None:
+        """Let go of all that a search kept."""
+        self._climb = self._last = self._best = None
 
     def slopes(
         self, route: Route, space: Space, objective: Objective, moves: Sequence[Coordinate], by: Any

@@ -69,16 +69,21 @@ def descend(
     score: Score,
     passes: int,
     rise: Callable[[Route, int], None] = lambda route, height: None,
+    better: Callable[[Route], None] = lambda route: None,
 ) -> Found:
     """Give each coordinate in turn the scale that scores best with all others as they are; until none changes.
 
     A scale wins that is strictly better, the first of equals. `rise` is told before each coordinate from which block
-    on the candidates differ from the current route, and that a new pass begins by height 0.
+    on the candidates differ from the current route, and that a new pass begins by height 0; `better` of each route
+    that is the best so far, once it is scored.
     """
-    current, best = start, _number(score(start))
+    current, best = start, -math.inf
     for number in range(passes):
         moved = False
         rise(current, 0)
+        if number == 0:
+            best = _number(score(start))
+            better(start)
         for at in moves:
             rise(current, at.lowest)
             chosen = None
@@ -88,6 +93,7 @@ def descend(
                     value = _number(score(tried))
                     if value > best:
                         best, chosen = value, tried
+                        better(tried)
             if chosen is not None:
                 current, moved = chosen, True
         if not moved:

@@ -32,6 +32,7 @@ TOPICS: Mapping[str, str] = {
     "parts": "where the time of a step goes: hooks, guard, seeding, log, checkpoint",
     "language": "LoRA steps with terms; steps and evaluations against the source's way",
     "streams": "adapting while scoring: a bank of adapters against one document at a time",
+    "routes": "routes through adapters: a grid and searches against writing each route's weights",
     "viewer": "the viewer: opening, a chart of a million points, following live runs",
 }
 
