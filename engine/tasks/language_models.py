@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -25,6 +26,7 @@ from .language_config import PretrainedModel, TinyModel
 from .trunks import Trunk, can_begin_above, on
 
 OFFLINE = "set HF_HUB_OFFLINE=1 and give a local folder as model.name, or take model: {kind: tiny}"
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 _WEIGHTS = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja")
 
 
@@ -395,12 +397,14 @@ def fingerprints(settings: TinyModel | PretrainedModel) -> Mapping[str, str]:
     if isinstance(settings, TinyModel):
         return {}
     folder = locate(settings)
-    if folder.parent.name == "snapshots":  # the hub's own layout: snapshots/<commit>
+    if folder.parent.name == "snapshots" and _COMMIT.fullmatch(folder.name):  # the hub's own layout, never rewritten
         return {"model": f"{settings.name}@{folder.name}"}
     digest = hashlib.sha256()
-    for path in sorted(p for p in folder.iterdir() if p.suffix in (".safetensors", ".json", ".txt", ".model")):
+    kinds = tuple(pattern.removeprefix("*") for pattern in _WEIGHTS)  # all that is loaded, chat templates included
+    for path in sorted(p for p in folder.rglob("*") if p.name.endswith(kinds) and p.is_file()):
         with path.open("rb") as file:
-            digest.update(path.name.encode() + hashlib.file_digest(file, "sha256").digest())
+            name = path.relative_to(folder).as_posix()
+            digest.update(name.encode() + hashlib.file_digest(file, "sha256").digest())
     return {"model": digest.hexdigest()}
 
 

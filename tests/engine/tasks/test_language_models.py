@@ -210,3 +210,16 @@ assert outcome.status == "finished", outcome
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout == "" and done.stderr == ""
+
+
+def test_the_fingerprint_follows_everything_that_is_loaded_wherever_the_folder_lies(tmp_path: Path) -> None:
+    """A chat template decides rows; and a folder of one's own may be called as the hub calls its own."""
+    folder = tmp_path / "snapshots" / "mine"
+    (folder / "additional_chat_templates").mkdir(parents=True)
+    seen = []
+    for name in ("config.json", "model.safetensors", "chat_template.jinja", "additional_chat_templates/tool.jinja"):
+        (folder / name).write_text(name)
+        found = CausalLm.model_fingerprints(PretrainedModel(kind="pretrained", name=str(folder)))["model"]
+        (folder / name).write_text("changed")
+        seen += [found, CausalLm.model_fingerprints(PretrainedModel(kind="pretrained", name=str(folder)))["model"]]
+    assert len(set(seen)) == len(seen)
