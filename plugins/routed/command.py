@@ -68,6 +68,8 @@ def _weights(text: str) -> dict[str, list[float]]:
     found = {}
     for part in text.split():
         phase, equals, values = part.partition("=")
+        if phase in found:
+            raise UsageError(f"--grid: phase {printable(phase, 60)} is named twice; give all its weights at once")
         try:
             found[phase] = [float(value) for value in values.split(",")]
         except ValueError:
@@ -93,7 +95,7 @@ def try_routes(run: Path, settings: dict[str, Any]) -> dict[str, Any]:
         told = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
         raise UsageError(printable(told, 500)) from error
     from .finished import open_run
-    from .methods import record
+    from .methods import plain, record
 
     compared = open_run(run).compared(config)
     layout = compared.snapshots.layout
@@ -104,7 +106,7 @@ def try_routes(run: Path, settings: dict[str, Any]) -> dict[str, Any]:
         "phases": list(compared.snapshots.phases),
         "items": {task: {half: len(of) for half, of in both.items()} for task, both in compared.scorer.halves.items()},
         "objective": config.objective,
-        "rows": {label: dict(row) for label, row in compared.report.matrix.rows.items()},
+        "rows": plain(compared.report.matrix.rows),
         "routes": [record(result, layout) for result in results],
     }
 

@@ -109,4 +109,10 @@ def parts(
     if not counts.sum():
         text = f"no item of task {task} is longer than the {prefix} tokens that the choice sees"
         raise DataError(f"{text}; lower prefix")
-    return np.stack([one.loss_sum for one, _ in rows]), np.stack([one.loss_sum for _, one in rows]), counts
+    early, late = (np.stack([pair[part].loss_sum for pair in rows]) for part in (0, 1))
+    return _worst(early), _worst(late), counts
+
+
+def _worst(losses: Floats) -> Floats:
+    """Return losses with those that are no number larger than any, for `argmin` would choose them."""
+    return np.where(np.isnan(losses), np.inf, losses)

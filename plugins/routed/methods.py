@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -178,7 +179,7 @@ def record(result: Result, layout: Layout) -> dict[str, Any]:
     groups: dict[str, dict[str, float]] = {}
     for term in result.route.terms if result.route is not None else ():
         groups[term.phase] = {"": term.weight, **dict(term.groups)}
-    return {
+    told: dict[str, Any] = plain({
         "method": result.method,
         "kind": result.kind,
         "space": result.space,
@@ -186,20 +187,26 @@ def record(result: Result, layout: Layout) -> dict[str, Any]:
         "weights": groups,
         "losses": result.losses,
         "gains": result.gains,
-        "objective": finite(result.objective),
-        "kept": finite(result.kept),
-        "chosen_by": finite(result.chosen_by),
+        "objective": result.objective,
+        "kept": result.kept,
+        "chosen_by": result.chosen_by,
         "candidates": result.candidates,
         "passes": round(result.passes, 3),
         "seconds": round(result.seconds, 4),
         "notes": result.notes,
         "tried": [list(one) for one in result.tried],
         **result.more,
-    }
+    })  # fmt: skip
+    return told
 
 
-def finite(value: float | None) -> float | None:
-    return None if value is None or value != value or value in (float("inf"), -float("inf")) else value
+def plain(value: Any) -> Any:
+    """Return data with None for every number that JSON does not have: one that is not finite."""
+    if isinstance(value, Mapping):
+        return {key: plain(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def misfits(config: RoutedConfig, phases: Sequence[str], layout: Layout, chained: bool) -> str | None:

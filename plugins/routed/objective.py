@@ -9,6 +9,7 @@ state scores below zero; here it scores zero.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -77,8 +78,10 @@ class Objective:
     def passes(self, losses: Losses, keep_learning: float | None, tolerance: float | None) -> bool:
         """Say whether a route keeps what was learned: a share of the last task's, all but a tolerance of those between.
 
-        These are the constraints of the source's calibration: 0.9 and 0.05.
+        These are the constraints of the source's calibration: 0.9 and 0.05. A loss that is not finite keeps nothing.
         """
+        if not all(map(math.isfinite, losses.values())):
+            return False
         if keep_learning is not None:
             learned, left = (m.learning(self.last) or 0.0 for m in (self.matrix, self.swapped(losses)))
             if left < keep_learning * learned:
@@ -114,8 +117,12 @@ def place(name: str, tasks: Sequence[str], last: str) -> tuple[Kind, str]:
 
 
 def pareto(points: Sequence[tuple[float, float]]) -> list[bool]:
-    """Say of each point whether no other is at least as good on both axes and better on one; larger is better."""
-    order = sorted(range(len(points)), key=lambda i: (-points[i][0], -points[i][1]))
+    """Say of each point whether no other is at least as good on both axes and better on one; larger is better.
+
+    A point with a coordinate that is no number stands on no front.
+    """
+    known = [i for i, point in enumerate(points) if not any(map(math.isnan, point))]
+    order = sorted(known, key=lambda i: (-points[i][0], -points[i][1]))
     front, best, at = [False] * len(points), float("-inf"), float("nan")
     for i in order:
         x, y = points[i]

@@ -105,7 +105,8 @@ class Routed:
 
     def _numbers(self, epoch: Epoch, results: list[Result]) -> None:
         """Log what criteria and contrasts may name: `gain.<method>.<task>`, `objective.<method>`, `kept.<method>`."""
-        best = max(result.objective for result in results if result.objective == result.objective)
+        known = (result.objective for result in results if result.objective == result.objective)
+        best = max(known, default=float("nan"))
         for result in results[1:]:
             for task, gain in result.gains.items():
                 epoch.log(f"gain.{result.method}.{task}", gain)
