@@ -1,4 +1,4 @@
-"""Routes where something is off: losses without end, tasks trained twice, models of one block, phases from the cache."""
+"""Routes where something is off: losses without end, tasks trained twice, one block alone, phases from the cache."""
 
 from __future__ import annotations
 
